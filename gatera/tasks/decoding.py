@@ -1,0 +1,74 @@
+"""Generating responses to many prompts: in batches, left-padded, longest prompts first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How responses are generated; nothing is sampled."""
+
+    max_new_tokens: int
+    beams: int = 1  # 1 is greedy decoding
+    batch_size: int = 64  # prompts generated for at once
+
+
+def generate(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], decoding: Decoding
+) -> Iterator[tuple[int, str]]:
+    """Yield (position in `prompts`, generated text), batch by batch.
+
+    The longest prompts come first, so that memory runs out at once or not at all. The text holds
+    new tokens alone, special tokens left out.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        tokenizer: Its tokenizer, with an end-of-sequence token.
+        prompts: Token ids of each prompt.
+        decoding: Beams, batch size and the limit of new tokens.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+    pad = padding_token(tokenizer)
+    settings = _generation_config(tokenizer, pad, decoding)
+    for start in range(0, len(order), decoding.batch_size):
+        chosen = order[start : start + decoding.batch_size]
+        ids, mask = left_padded([prompts[index] for index in chosen], pad)
+        ids, mask = ids.to(model.device), mask.to(model.device)
+        with torch.no_grad():
+            output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+        new_tokens = output[:, ids.shape[1] :].tolist()
+        texts = tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
+        yield from zip(chosen, texts, strict=True)
+
+
+def left_padded(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Return ids and attention mask, both (len(sequences), longest), padded on the left."""
+    longest = max(len(sequence) for sequence in sequences)
+    ids = [[pad] * (longest - len(sequence)) + list(sequence) for sequence in sequences]
+    mask = [[0] * (longest - len(sequence)) + [1] * len(sequence) for sequence in sequences]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def padding_token(tokenizer: Any) -> int:
+    """Return the id to pad with: any will do, since padding is masked."""
+    pad = tokenizer.pad_token_id
+    return int(tokenizer.eos_token_id if pad is None else pad)
+
+
+def _generation_config(tokenizer: Any, pad: int, decoding: Decoding) -> GenerationConfig:
+    # A configuration of its own: hub models ship sampling temperatures in theirs.
+    return GenerationConfig(
+        max_new_tokens=decoding.max_new_tokens,
+        num_beams=decoding.beams,
+        do_sample=False,
+        use_cache=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=pad,
+    )

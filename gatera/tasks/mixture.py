@@ -1,0 +1,75 @@
+"""Training and validation items of several tasks together, kept apart from the test items."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gatera import tasks
+from gatera.errors import InputError
+from gatera.tasks.example import Example, content_hash
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Item:
+    """An example and the task it belongs to."""
+
+    task: str
+    example: Example
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What one trial trains on and is selected by."""
+
+    train: list[Item]
+    validation: list[Item]
+    dropped_items: int  # training items left out since their question is tested or validated on
+
+
+def load_mixture(
+    train_tasks: Sequence[str],
+    scored_tasks: Sequence[str],
+    validation_items: int,
+    root: Path | None,
+) -> Mixture:
+    """Gather the training and validation items of several tasks.
+
+    Validation items are the first `validation_items` of the tasks' validation splits in the order
+    of their content hash. No question of a scored test set is in either part, and no validation
+    question trains.
+
+    Raises:
+        InputError: data is missing or malformed, or there are fewer validation items than wanted.
+    """
+    tested = {
+        content_hash(example) for task in scored_tasks for example in tasks.load(task, "test", root)
+    }
+    candidates = _items(train_tasks, "validation", root)
+    validation = _first_by_hash(candidates, tested, validation_items)
+    kept_out = tested | {content_hash(item.example) for item in validation}
+    train = _items(train_tasks, "train", root)
+    kept = [item for item in train if content_hash(item.example) not in kept_out]
+    dropped = len(train) - len(kept)
+    if dropped:
+        logger.info("%d training items left out: their question is also tested on", dropped)
+    return Mixture(kept, validation, dropped)
+
+
+def _items(train_tasks: Sequence[str], split: str, root: Path | None) -> list[Item]:
+    return [Item(task, example) for task in train_tasks for example in tasks.load(task, split, root)]
+
+
+def _first_by_hash(candidates: list[Item], excluded: set[str], count: int) -> list[Item]:
+    by_hash = {content_hash(item.example): item for item in reversed(candidates)}
+    usable = sorted(digest for digest in by_hash if digest not in excluded)
+    if len(usable) < count:
+        raise InputError(
+            f"data.validation_items is {count}, but the training tasks hold out only "
+            f"{len(usable)} items; ask for at most that many."
+        )
+    return [by_hash[digest] for digest in usable[:count]]
