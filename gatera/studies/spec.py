@@ -1,0 +1,94 @@
+"""What a study is: declarative, plain values, checked where they are stated.
+
+A study file holds one constant, `STUDY = Study(...)`, and imports nothing heavier than this.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from gatera.errors import InputError
+from gatera.trial import Json
+
+FROZEN = "frozen"  # the row of the untrained backbone, which every study has
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_NO_CHANGES: Mapping[str, Json] = MappingProxyType({})
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return `name` if it is lower_snake_case, and so safe as a file name.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{kind} name {name!r} is not lower_snake_case; use letters a to z, digits and "
+            "underscores, starting with a letter, at most 64 characters."
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table, stated as a change to the study's reference.
+
+    `changes` maps "section.field" to a value, as `--set` does: `{"adapter.gate": "none"}`.
+    """
+
+    name: str
+    changes: Mapping[str, Json] = field(default_factory=lambda: _NO_CHANGES)
+
+    def __post_init__(self) -> None:
+        check_name("variant", self.name)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The question behind one table or figure.
+
+    The frozen backbone is added as a row of its own: it needs no training and one trial.
+    """
+
+    variants: tuple[Variant, ...]
+    reference: str  # name of the variant that the others are compared with
+    title: str = ""  # one line, shown by `list`
+    reproduces: str = ""  # what it reproduces, with its source; "" where it asks a new question
+    tasks: tuple[str, ...] | None = None  # what is scored; None: the scale's own tasks
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    metric: str = "accuracy"
+    defaults: Mapping[str, Json] = field(default_factory=lambda: _NO_CHANGES)  # for all variants
+    published: str | None = None  # name of a table in gatera.reports.published
+    curve: str | None = None  # "section.field" drawn along the x axis of a figure
+
+    def __post_init__(self) -> None:
+        names = [variant.name for variant in self.variants]
+        if FROZEN in names:
+            raise InputError(f"variant name {FROZEN!r} is kept for the untrained backbone.")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise InputError(f"variant names stand twice: {', '.join(repeated)}; rename one.")
+        if self.reference not in names:
+            raise InputError(
+                f"reference {self.reference!r} is not among the variants {', '.join(names)}."
+            )
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise InputError(f"seeds {self.seeds} must be distinct and at least one.")
+        if self.metric != "accuracy":
+            raise InputError(f"metric {self.metric!r} is not known; known: accuracy.")
+
+    def variant(self, name: str) -> Variant:
+        """Return the variant called `name`.
+
+        Raises:
+            InputError: there is none; the message lists those there are.
+        """
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        known = ", ".join([FROZEN, *(variant.name for variant in self.variants)])
+        raise InputError(f"no variant {name!r} in this study; it has {known}.")
