@@ -83,9 +83,7 @@ def _winogrande(record: Record) -> Example:
         "Please choose the correct answer to fill in the blank to complete the given sentence: "
         f"{record['sentence']}"
     )
-    return _question(
-        lead, (record["option1"], record["option2"]), "option", int(record["answer"])
-    )
+    return _question(lead, (record["option1"], record["option2"]), "option", int(record["answer"]))
 
 
 def _multiple_choice(stem: str, record: Record) -> Example:
@@ -156,8 +154,8 @@ def _fetch(
 ) -> Sequence[Record]:
     hub_id = hub_id_of(task)
     where = (
-        f"task {task}: no data root was given (--data-root or GATERA_DATA_ROOT), so its {split} "
-        f"split would come from the hub data set {hub_id}"
+        f"task {task}: no data root was given (--data-root or GATERA_DATA_ROOT), so it would come "
+        f"from the hub data set {hub_id}"
     )
     try:
         import datasets
