@@ -1,0 +1,1 @@
+"""Reports: plans and results in, tables and figures out."""

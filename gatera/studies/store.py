@@ -31,6 +31,9 @@ from gatera.trial import Json, Trial, TrialResult
 FORMAT = 1
 _CLAIM = re.compile(r"claim\.(\d+)")
 
+# Attempts that may fail before a trial is left alone, by kind of failure.
+ATTEMPT_LIMITS = {"bug": 2, "not_finite": 2, "out_of_memory": 2, "killed": 5}
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -180,8 +183,28 @@ class Store:
                 if match := _CLAIM.fullmatch(name):
                     yield int(match[1])
 
+    def is_running(self, key: str) -> bool:
+        """Return whether somebody holds a live claim on the trial and has no result yet."""
+        return not self.has_result(key) and self._is_live(key, self.newest_attempt(key))
+
     def _is_live(self, key: str, attempt: int) -> bool:
         return attempt > 0 and is_locked(self.trial_folder(key) / f"claim.{attempt}")
+
+    def note_attempt(self, key: str, attempt: int, code_sha256: str) -> list[Path]:
+        """Record which code runs an attempt; return the earlier attempts that it may resume.
+
+        These are the ones that the same code ran, newest first.
+        """
+        note = self.attempt_folder(key, attempt) / "attempt.json"
+        write_whole(note, json.dumps({"code_sha256": code_sha256}) + "\n")
+        earlier = []
+        for number in sorted(self._attempts(key), reverse=True):
+            folder = self.attempt_folder(key, number)
+            if number < attempt and _read_json(folder / "attempt.json") == {
+                "code_sha256": code_sha256
+            }:
+                earlier.append(folder)
+        return earlier
 
     # Results
 
@@ -246,6 +269,13 @@ class Store:
                 found.append(Failure(**json.loads(path.read_text())))
         return found
 
+    def has_failed(self, key: str, max_attempts: int | None) -> bool:
+        """Return whether a trial failed as often as it may; None: each kind's own limit."""
+        kinds = [failure.kind for failure in self.failures(key)]
+        return any(
+            kinds.count(kind) >= (max_attempts or limit) for kind, limit in ATTEMPT_LIMITS.items()
+        )
+
     def forgive_failures(self, key: str) -> None:
         """Let the failures so far count no more, as `run --retry failed` asks."""
         path = self.trial_folder(key) / "forgiven.json"
@@ -257,7 +287,9 @@ class Store:
 
     # Status
 
-    def status(self, trial: Trial, *, code_sha256: str, max_attempts: int) -> TrialStatus:
+    def status(
+        self, trial: Trial, *, code_sha256: str, max_attempts: int | None = None
+    ) -> TrialStatus:
         """Return where `trial` stands; reads files only."""
         key = trial.key
         attempt = self.newest_attempt(key)
@@ -267,9 +299,8 @@ class Store:
         if self._is_live(key, attempt):
             owner = self._owner(key, attempt)
             return TrialStatus("running", attempt, self.progress(key, attempt), owner)
-        failures = self.failures(key)
-        if len(failures) >= max_attempts:
-            return TrialStatus("failed", attempt, failure=failures[-1])
+        if self.has_failed(key, max_attempts):
+            return TrialStatus("failed", attempt, failure=self.failures(key)[-1])
         return TrialStatus("waiting", attempt)
 
     def progress(self, key: str, attempt: int) -> Json:
@@ -288,10 +319,7 @@ class Store:
         return [json.loads(line) for line in whole]
 
     def _owner(self, key: str, attempt: int) -> Json:
-        try:
-            return json.loads((self.trial_folder(key) / f"claim.{attempt}").read_text())
-        except (FileNotFoundError, ValueError):
-            return None
+        return _read_json(self.trial_folder(key) / f"claim.{attempt}")
 
 
 def owner_of_this_process(worker: str) -> dict[str, Json]:
@@ -328,6 +356,14 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(path: Path) -> Json:
+    """Return what `path` holds; None where it is missing or unreadable."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _write_temporary(path: Path, text: str) -> str:

@@ -1,0 +1,26 @@
+"""Starting workers on some engine: the smallest interface that works.
+
+The truth is the store. An engine starts processes, says which of them live, and stops them; what
+they did is read from the store, never from the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+
+class Launcher(Protocol):
+    """What the supervisor needs of an engine."""
+
+    def start(self, count: int, command: list[str], gpus: int, cpus: int) -> list[str]:
+        """Start `count` workers with `gpus` and `cpus` each; return their ids."""
+        ...
+
+    def alive(self, ids: Collection[str]) -> set[str]:
+        """Return those of `ids` that still run."""
+        ...
+
+    def stop(self, ids: Collection[str]) -> None:
+        """End the workers with these ids and return when they are gone."""
+        ...

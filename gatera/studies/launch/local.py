@@ -1,0 +1,103 @@
+"""Workers as processes on this machine: one a GPU, or a CPU slot with pinned threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+_STOP_SECONDS = 5.0  # between asking a worker to end and ending it
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class LocalLauncher:
+    """Starts workers as processes in sessions of their own, so that Ctrl-C reaches only us.
+
+    An id is `<host>/<pid>/<start>`, with the process's start time as the kernel counts it, so
+    that a later process with the same number is not taken for the worker.
+    """
+
+    def __init__(self, logs: Path, environment: Mapping[str, str] | None = None) -> None:
+        """Keep workers' output under `logs`; `environment` is added to ours."""
+        self._logs = logs
+        self._environment = dict(environment or {})
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def start(self, count: int, command: list[str], gpus: int, cpus: int) -> list[str]:
+        """Start `count` workers; worker i sees GPU i (modulo those visible) where gpus is 1."""
+        devices = visible_gpus()
+        self._logs.mkdir(parents=True, exist_ok=True)
+        ids = []
+        for index in range(count):
+            environment = os.environ | self._environment
+            environment |= dict.fromkeys(_THREAD_VARIABLES, str(cpus))
+            if gpus:
+                environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
+            ids.append(self._start_one(command, environment))
+        return ids
+
+    def _start_one(self, command: list[str], environment: Mapping[str, str]) -> str:
+        with (self._logs / "workers.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._children.append(process)
+        return f"{socket.gethostname()}/{process.pid}/{_start_time(process.pid)}"
+
+    def alive(self, ids: Collection[str]) -> set[str]:
+        """Return those of `ids` that run on this machine."""
+        for child in self._children:
+            child.poll()  # collect the ended ones, which would look alive otherwise
+        return {worker for worker in ids if _pid_of(worker) is not None}
+
+    def stop(self, ids: Collection[str]) -> None:
+        """Ask the workers to end, and end those that have not after a while."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for worker in self.alive(ids):
+                if (pid := _pid_of(worker)) is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
+            deadline = time.monotonic() + _STOP_SECONDS
+            while self.alive(ids) and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+
+def visible_gpus() -> list[str]:
+    """Return the CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [device for device in named.split(",") if device not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        return []
+    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return [str(index) for index in range(count)]
+
+
+def _pid_of(worker: str) -> int | None:
+    """Return the process number of a worker that runs here, None for any other."""
+    host, pid, start = worker.split("/")
+    running = host == socket.gethostname() and _start_time(int(pid)) == start
+    return int(pid) if running else None
+
+
+def _start_time(pid: int) -> str | None:
+    """Return when a process started, in clock ticks since boot; None where it does not run."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == "Z" else fields[19]

@@ -1,0 +1,232 @@
+"""MLflow's view of a study: one parent run a plan, one child run a trial.
+
+A projection of the store, like the one for Optuna: nothing depends on it. Runs are found again by
+their tags (`gatera.plan`, `gatera.key`), points by their step, so that a supervisor that was
+killed goes on without writing anything twice.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.tracking import MlflowClient
+
+from gatera.studies.plan import Plan
+from gatera.studies.store import Store
+from gatera.trial import Json, Trial, TrialResult
+
+_BATCH = 900  # MLflow takes at most 1,000 metrics a call
+_PARENT = "mlflow.parentRunId"
+_LIVE = ("train/loss", "train/entropy", "val/accuracy", "gate/mean", "learning_rate")
+
+
+def local_uri(store: Store) -> str:
+    """Return the tracking URI of the store's own database."""
+    return f"sqlite:///{store.folder / 'mlflow.db'}"
+
+
+def prepare_database(store: Store) -> None:
+    """Make the store's MLflow database, whole or not at all.
+
+    The first use of a database runs its migrations for seconds; a process killed meanwhile would
+    leave it broken, so they run on a temporary file.
+
+    Raises:
+        RuntimeError: MLflow could not make it.
+    """
+    path = store.folder / "mlflow.db"
+    if path.exists():
+        return
+    temporary = path.with_suffix(".db.tmp")
+    temporary.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{temporary}"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        raise RuntimeError(f"MLflow could not make {path}: {made.stderr.strip()[-500:]}")
+    temporary.replace(path)
+
+
+class Tracker:
+    """Writes one plan's trials to MLflow."""
+
+    def __init__(self, store: Store, plan: Plan, uri: str | None) -> None:
+        """Open the experiment and the parent run; `uri` None means the store's own database."""
+        if uri is None:
+            prepare_database(store)
+        self._store, self._plan = store, plan
+        self._client = MlflowClient(tracking_uri=uri or local_uri(store))
+        self._experiment = self._find_experiment(local=uri is None)
+        self._parent = self._find_parent()
+        self._children = {run.data.tags["gatera.key"]: run for run in self._find_children()}
+        self._last_steps: dict[str, dict[str, int]] = {}  # by run id and metric
+        self._read: dict[tuple[str, int], int] = {}  # lines read, by key and attempt
+
+    def sync(self) -> None:
+        """Bring the child runs up to what the store holds."""
+        for trial in self._plan.trials:
+            result = self._store.result(trial.key)
+            if result is None and not self._store.newest_attempt(trial.key):
+                continue
+            run = self._child(trial, result)
+            if run.info.status != "RUNNING":
+                continue
+            self._log_live(trial, run)
+            if result is not None:
+                self._finish(trial, run, result)
+            elif self._store.has_failed(trial.key, None):
+                self._end(trial, run, "FAILED")
+
+    def log_report(self, files: Mapping[str, Path]) -> None:
+        """Put the report's files on the parent run, and end it."""
+        for folder, path in files.items():
+            self._client.log_artifact(self._parent.info.run_id, str(path), folder or None)
+        self._client.set_terminated(self._parent.info.run_id)
+
+    # Runs
+
+    def _find_experiment(self, *, local: bool) -> str:
+        found = self._client.get_experiment_by_name(self._plan.study)
+        if found is not None:
+            return str(found.experiment_id)
+        location = (self._store.folder / "mlartifacts").as_uri() if local else None
+        return str(self._client.create_experiment(self._plan.study, artifact_location=location))
+
+    def _find_parent(self) -> Run:
+        found = self._search(f"tags.`gatera.plan` = '{self._plan.stem}'")
+        if found:
+            return found[0]
+        tags = {"gatera.plan": self._plan.stem, "gatera.scale": self._plan.scale}
+        return self._client.create_run(self._experiment, tags=tags, run_name=self._plan.stem)
+
+    def _find_children(self) -> list[Run]:
+        return self._search(f"tags.`{_PARENT}` = '{self._parent.info.run_id}'")
+
+    def _search(self, query: str) -> list[Run]:
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment], query, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def _child(self, trial: Trial, result: TrialResult | None) -> Run:
+        """Return the run of a trial, made where there is none for the code of its result."""
+        run = self._children.get(trial.key)
+        code = result.provenance["code_sha256"][:16] if result is not None else None
+        if run is None or (code and run.data.tags.get("gatera.code", code) != code):
+            run = self._children[trial.key] = self._create_child(trial)
+        return run
+
+    def _create_child(self, trial: Trial) -> Run:
+        tags = {
+            _PARENT: self._parent.info.run_id,
+            "gatera.key": trial.key,
+            "gatera.variant": trial.variant,
+            "gatera.seed": str(trial.seed),
+        }
+        name = f"{trial.variant}/seed{trial.seed}"
+        run = self._client.create_run(self._experiment, tags=tags, run_name=name)
+        params = [Param(key, str(value)[:500]) for key, value in flatten(trial.config)]
+        params.append(Param("seed", str(trial.seed)))
+        self._client.log_batch(run.info.run_id, params=params)
+        return run
+
+    # Points
+
+    def _log_live(self, trial: Trial, run: Run) -> None:
+        """Log the points of every attempt whose step is new; a resumed attempt repeats some."""
+        run_id = run.info.run_id
+        last = self._last_steps.setdefault(run_id, self._logged_up_to(run))
+        metrics = []
+        for attempt in range(1, self._store.newest_attempt(trial.key) + 1):
+            read = self._read.get((trial.key, attempt), 0)
+            lines = self._store.metrics(trial.key, attempt, skip=read)
+            self._read[trial.key, attempt] = read + len(lines)
+            for name, value, step in (point for line in lines for point in _points(line)):
+                if step > last.get(name, -1):
+                    last[name] = step
+                    metrics.append(Metric(name, value, _now(), step))
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+
+    def _logged_up_to(self, run: Run) -> dict[str, int]:
+        """Return the last step of each live metric that the run holds already."""
+        last = {}
+        for name in _LIVE:
+            if name in run.data.metrics:
+                history = self._client.get_metric_history(run.info.run_id, name)
+                last[name] = max(point.step for point in history)
+        return last
+
+    def _finish(self, trial: Trial, run: Run, result: TrialResult) -> None:
+        numbers = {**result.metrics, **_numbers(result.measured)}
+        last = max(self._last_steps.get(run.info.run_id, {}).values(), default=0)
+        metrics = [Metric(name, float(value), _now(), last) for name, value in numbers.items()]
+        tags = [
+            RunTag("gatera.code", str(result.provenance["code_sha256"])[:16]),
+            RunTag("gatera.attempt", str(result.attempt)),
+        ]
+        self._client.log_batch(run.info.run_id, metrics=metrics, tags=tags)
+        folder = self._store.attempt_folder(trial.key, result.attempt)
+        for name in ("predictions.parquet", "adapter"):
+            if (folder / name).is_dir():
+                self._client.log_artifacts(run.info.run_id, str(folder / name), name)
+            elif (folder / name).exists():
+                self._client.log_artifact(run.info.run_id, str(folder / name))
+        self._end(trial, run, "FINISHED")
+
+    def _end(self, trial: Trial, run: Run, status: str) -> None:
+        self._client.set_terminated(run.info.run_id, status=status)
+        self._children[trial.key] = self._client.get_run(run.info.run_id)
+
+
+def flatten(config: Mapping[str, Json]) -> Iterator[tuple[str, Json]]:
+    """Yield "section.field" and value for each field of a resolved configuration."""
+    for section, fields in config.items():
+        if isinstance(fields, Mapping):
+            yield from ((f"{section}.{name}", value) for name, value in fields.items())
+        else:
+            yield section, fields
+
+
+def _points(line: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """Yield name, value and step of each live metric in a line of metrics.jsonl."""
+    for name in _LIVE:
+        if isinstance(line.get(name), int | float):
+            yield name, float(line[name]), int(line.get("step") or 0)
+
+
+def _now() -> int:
+    """Return the time as MLflow counts it, in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def _numbers(measured: Mapping[str, Json]) -> dict[str, float]:
+    return {
+        f"measured/{name}": value
+        for name, value in measured.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def ui_command(store: Store, port: int) -> list[str]:
+    """Return the command that serves MLflow's UI on the store, on localhost."""
+    prepare_database(store)
+    artifacts = (store.folder / "mlartifacts").as_uri()
+    return [
+        *(sys.executable, "-m", "mlflow", "ui"),
+        *("--backend-store-uri", local_uri(store)),
+        *("--default-artifact-root", artifacts),
+        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+    ]
