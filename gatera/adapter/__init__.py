@@ -1,0 +1,24 @@
+"""GateRA as a native PEFT method (arXiv:2511.17582): a gate for each token on a weight update.
+
+Importing this package registers the method with PEFT; see `peft_plugin`.
+"""
+
+from gatera.adapter.config import GateraConfig
+from gatera.adapter.layer import GateraLayer, GateraLinear
+from gatera.adapter.model import GateraModel
+from gatera.adapter.peft_plugin import register
+from gatera.adapter.recorder import GateRecorder, GateStatistics, record_gates
+from gatera.adapter.seeding import seed_adapter
+
+__all__ = [
+    "GateRecorder",
+    "GateStatistics",
+    "GateraConfig",
+    "GateraLayer",
+    "GateraLinear",
+    "GateraModel",
+    "record_gates",
+    "seed_adapter",
+]
+
+register()

@@ -1,0 +1,227 @@
+"""What a GateRA adapter consists of, as PEFT stores it beside the weights."""
+
+from __future__ import annotations
+
+import enum
+import os
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+
+from gatera.adapter.deltas import DELTAS
+from gatera.adapter.gates import GATES
+from gatera.errors import InputError
+
+BIASES = ("none", "all", "gatera_only")
+
+MODEL_CARD_SECTION = """
+## How to load
+
+This adapter uses the PEFT method GATERA, which the package `gatera` adds to PEFT. Import it first:
+
+```python
+import gatera
+from gatera import GateraConfig  # touching any name registers the method
+from peft import PeftModel
+```
+"""
+
+
+class GateraPeftType(enum.StrEnum):
+    """The key of this method in PEFT's tables. Name and value must agree: the enum hashes by
+    its name, a string from a saved file compares by the value."""
+
+    GATERA = "GATERA"
+
+
+@dataclass
+class GateraConfig(PeftConfig):  # type: ignore[misc]
+    """Configuration of a GateRA adapter: which update, behind which gate, on which layers.
+
+    The adapted layer computes y = W0 x + g(x) · Δ(x), with Δ chosen by `delta` and g by `gate`.
+
+    Raises:
+        InputError: an unknown value, or values that contradict each other.
+
+    Source: GateRA, arXiv:2511.17582; HiRA (ICLR 2025); LoRA, arXiv:2106.09685.
+    """
+
+    r: int = field(default=32, metadata={"help": "Rank of the factors A and B."})
+    gate: str = field(
+        default="token",
+        metadata={
+            "help": "The gate g: 'token' (σ(w·x + b), one value a token), 'static' (σ(b), one "
+            "learned value a layer) or 'none' (always 1)."
+        },
+    )
+    delta: str = field(
+        default="hira",
+        metadata={
+            "help": "The update Δ: 'hira' ((W0 ⊙ BA) x, multiplicative) or 'lora' "
+            "(alpha/r · BA x, additive)."
+        },
+    )
+    alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "Scale of an additive update, which is multiplied by alpha/r; None means r, "
+            "a factor of 1. Multiplicative updates have no scale and ignore it."
+        },
+    )
+    use_rslora: bool = field(
+        default=False,
+        metadata={"help": "Scale an additive update by alpha/sqrt(r) in place of alpha/r."},
+    )
+    dropout: float = field(
+        default=0.0, metadata={"help": "Dropout on the input of the update, never of the gate."}
+    )
+    target_modules: list[str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the modules to adapt, a regular expression, or 'all-linear'; None "
+            "means PEFT's choice for the architecture."
+        },
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Names, or a regular expression, of modules to leave out."}
+    )
+    rank_pattern: dict[str, int] = field(
+        default_factory=dict,
+        metadata={"help": "Ranks that differ from r, by module name or regular expression."},
+    )
+    alpha_pattern: dict[str, float] = field(
+        default_factory=dict,
+        metadata={"help": "Values that differ from alpha, by module name or regular expression."},
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Indices of the layers to adapt; None means all."}
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None,
+        metadata={"help": "Name of the list of layers that layers_to_transform indexes."},
+    )
+    fan_in_fan_out: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether layers of an unknown type store their weight as (in, out). The types "
+            "nn.Linear and transformers' Conv1D are told apart without it."
+        },
+    )
+    bias: str = field(
+        default="none",
+        metadata={
+            "help": "Biases of the base model to train: 'none', 'all' or 'gatera_only' (those of "
+            "the adapted layers)."
+        },
+    )
+    modules_to_save: list[str] | None = field(
+        default=None,
+        metadata={"help": "Other modules to train and save in full, such as a new head."},
+    )
+    init_weights: bool = field(
+        default=True,
+        metadata={
+            "help": "True: B starts at zero, so that a fresh adapter changes nothing. False: B is "
+            "random, for tests."
+        },
+    )
+    gate_bias: float = field(
+        default=0.0, metadata={"help": "Initial bias b of the gate; 0 opens it half."}
+    )
+    gate_init_std: float = field(
+        default=0.02, metadata={"help": "Standard deviation of the initial gate weights w."}
+    )
+    gate_temperature: float = field(
+        default=1.0,
+        metadata={
+            "help": "Divisor of the gate's logit: below 1 sharpens the gate, above 1 softens."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = GateraPeftType.GATERA
+        self.target_modules = _as_set(self.target_modules)
+        self.exclude_modules = _as_set(self.exclude_modules)
+        self.rank_pattern = self.rank_pattern or {}
+        self.alpha_pattern = self.alpha_pattern or {}
+        _check_choice("gate", self.gate, GATES)
+        _check_choice("delta", self.delta, DELTAS)
+        _check_choice("bias", self.bias, BIASES)
+        self._check_numbers()
+        self._check_layer_selection()
+        if not DELTAS[self.delta].additive and (self.alpha is not None or self.use_rslora):
+            warnings.warn(
+                f"alpha and use_rslora scale additive updates only; delta={self.delta!r} is "
+                "multiplicative and ignores them.",
+                stacklevel=3,
+            )
+
+    def _check_numbers(self) -> None:
+        for name, rank in {"r": self.r, **self.rank_pattern}.items():
+            if rank < 1:
+                raise InputError(f"{name}={rank!r} is not a rank; give a positive integer.")
+        if not 0.0 <= self.dropout < 1.0:
+            raise InputError(
+                f"dropout={self.dropout!r} is not a share of the input; give a value from 0 up to, "
+                "but not including, 1."
+            )
+        if self.gate_init_std < 0.0:
+            raise InputError(
+                f"gate_init_std={self.gate_init_std!r} is not a standard deviation; give 0 or more."
+            )
+        if not self.gate_temperature > 0.0:
+            raise InputError(
+                f"gate_temperature={self.gate_temperature!r} cannot divide a logit; give a value "
+                "above 0."
+            )
+
+    def _check_layer_selection(self) -> None:
+        if not isinstance(self.target_modules, str):
+            return
+        for name in ("layers_to_transform", "layers_pattern"):
+            if getattr(self, name) is not None:
+                raise InputError(
+                    f"`{name}` cannot be used when `target_modules` is a str: "
+                    f"target_modules={self.target_modules!r} selects the layers already. Give a "
+                    f"list of module names, or leave {name} out."
+                )
+
+    def scaling(self, r: int, alpha: float | None) -> float:
+        """Return the factor of the update at rank `r`; `alpha` None means `r`."""
+        if not DELTAS[self.delta].additive:
+            return 1.0
+        alpha = r if alpha is None else alpha
+        return float(alpha / r**0.5 if self.use_rslora else alpha / r)
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write the configuration, and name the import that loading needs in the model card."""
+        super().save_pretrained(save_directory, **kwargs)
+        for card in _model_cards(save_directory):
+            text = card.read_text(encoding="utf-8")
+            if "import gatera" not in text:
+                card.write_text(text.rstrip("\n") + "\n" + MODEL_CARD_SECTION, encoding="utf-8")
+
+
+def _as_set(names: Any) -> Any:
+    return set(names) if isinstance(names, (list, tuple)) else names
+
+
+def _check_choice(field_name: str, value: object, known: Any) -> None:
+    if value not in known:
+        raise InputError(
+            f"{field_name}={value!r} is not known; choose one of: {', '.join(sorted(known))}."
+        )
+
+
+def _model_cards(save_directory: str) -> list[Path]:
+    """The model card that PEFT wrote for this adapter, if any.
+
+    The default adapter lies beside its card; any other lies in a folder of its own, one below.
+    """
+    folder = Path(os.path.abspath(save_directory))
+    cards = [card for card in (folder / "README.md", folder.parent / "README.md") if card.is_file()]
+    return [card for card in cards[:1] if "library_name: peft" in card.read_text("utf-8")]

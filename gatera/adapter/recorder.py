@@ -1,0 +1,394 @@
+"""Reading the gates: the entropy of a forward pass, and statistics over one or many.
+
+Layers hand the logits of their gates to a recorder only while one listens. The recorder learns
+which tokens are real from the arguments of the model's own forward pass, since no layer sees the
+padding.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatera.adapter.functional import binary_entropy
+from gatera.adapter.layer import GateraLayer
+from gatera.adapter.model import adapted_layers, base_model
+from gatera.errors import InputError
+
+LOW, HIGH = 0.1, 0.9
+STATISTICS = ("mean", f"share_below_{LOW}", f"share_above_{HIGH}", "entropy")
+
+Key = tuple[str, str]  # name of the layer in the base model, name of the adapter
+
+
+@contextmanager
+def record_gates(model: nn.Module, attention_mask: Tensor | None = None) -> Iterator[GateRecorder]:
+    """Record the gates of all forward passes of `model` inside the context.
+
+    ```python
+    with record_gates(model) as gates:
+        loss = model(**batch).loss
+    loss = loss + 0.01 * gates.entropy()
+    ```
+
+    Args:
+        model: A model with GateRA adapters, or without: then there is nothing to record.
+        attention_mask: Which tokens are real, (batch, tokens), nonzero where real; None means
+            the `attention_mask` that each forward pass gets, and where it gets none, that all
+            tokens are real.
+
+    Raises:
+        InputError: the model is being recorded already.
+    """
+    recorder = GateRecorder(model, attention_mask)
+    recorder.start()
+    try:
+        yield recorder
+    finally:
+        recorder.stop()
+
+
+class GateRecorder:
+    """What `record_gates` yields; readable inside the context and after it.
+
+    Holds the logits of the last forward pass, with their graph, and sums over those before it.
+    """
+
+    def __init__(self, model: nn.Module, attention_mask: Tensor | None) -> None:
+        self._model = base_model(model)
+        self._layers = [(n, layer) for n, layer in adapted_layers(model) if layer.gatera_gate]
+        self._names = {id(layer): name for name, layer in self._layers}
+        self._given_mask = attention_mask
+        self._handle: Any = None
+        self._passes = 0
+        self._earlier = GateStatistics()
+        self._logits: dict[Key, Tensor] = {}
+        self._rows: dict[Key, list[int]] = {}
+        self._mask: Tensor | None = None
+        self._decoding = False
+        self._wants_graph = False
+
+    def start(self) -> None:
+        """Begin to listen."""
+        if any(layer.recorder is not None for _, layer in self._layers):
+            raise InputError(
+                "the gates of this model are being recorded already; record_gates() contexts "
+                "cannot be nested, so leave the outer one first."
+            )
+        if not self._layers:
+            return
+        for _, layer in self._layers:
+            layer.recorder = self
+        self._handle = self._model.register_forward_pre_hook(self._begin_pass, with_kwargs=True)
+
+    def stop(self) -> None:
+        """Leave the model as it was; what was recorded stays readable."""
+        for _, layer in self._layers:
+            if layer.recorder is self:
+                del layer.recorder
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def record(
+        self, layer: GateraLayer, adapter_name: str, logit: Tensor, rows: list[int] | None
+    ) -> None:
+        """Take the logit of one gate; called by the layer.
+
+        A second logit of the same gate in the same pass replaces the first: under gradient
+        checkpointing a layer runs again during the backward pass.
+
+        Raises:
+            InputError: the logit has lost its graph to reentrant gradient checkpointing.
+        """
+        if self._wants_graph and not torch.is_grad_enabled():
+            _refuse_lost_graph(layer, adapter_name)
+        key = (self._names[id(layer)], adapter_name)
+        self._logits[key] = logit
+        if rows is not None:
+            self._rows[key] = rows
+
+    def entropy(self) -> Tensor:
+        """Entropy of the gates of the last forward pass, in nats, with its gradient.
+
+        The mean over the real tokens of each gated module, then over the gated modules; a static
+        gate's is the entropy of its one value. 0 where nothing is gated.
+
+        Returns:
+            A scalar tensor in [0, log 2].
+
+        Raises:
+            InputError: no forward pass was recorded, or the mask does not fit the tokens.
+
+        Source: the regularizer of GateRA, arXiv:2511.17582.
+        """
+        if self._layers:
+            self._require_pass()
+        means = [
+            _masked_mean(binary_entropy(logits), counted)
+            for _, logits, counted in self._grouped(tokens=None)
+        ]
+        return torch.cat(means).mean() if means else self._zero()
+
+    def statistics(self, tokens: Tensor | None = None) -> dict[str, dict[str, float]]:
+        """Return {module: {mean, share_below_0.1, share_above_0.9, entropy}} over real tokens.
+
+        Args:
+            tokens: Count only these tokens, (batch, tokens), nonzero where counted, and of the
+                last forward pass only; None counts all real tokens of all passes recorded.
+        """
+        return self._gathered(tokens).modules()
+
+    def overall(self, tokens: Tensor | None = None) -> dict[str, float]:
+        """Return the means over modules of what `statistics` returns; empty without gates."""
+        return self._gathered(tokens).overall()
+
+    def add_to(self, statistics: GateStatistics, tokens: Tensor | None = None) -> None:
+        """Add the last forward pass to `statistics`; `tokens` as in `statistics()`."""
+        for keys, logits, counted in self._grouped(tokens):
+            statistics.add([name for name, _ in keys], logits.detach(), counted)
+
+    def _gathered(self, tokens: Tensor | None) -> GateStatistics:
+        gathered = GateStatistics() if tokens is not None else self._earlier.copy()
+        self.add_to(gathered, tokens)
+        return gathered
+
+    def _begin_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the model: a new pass begins, with these arguments."""
+        self.add_to(self._earlier)
+        self._logits.clear()
+        self._rows.clear()
+        self._passes += 1
+        self._wants_graph = torch.is_grad_enabled()
+        arguments = _named_arguments(module, args, kwargs)
+        self._decoding = _cached_tokens(arguments) > 0
+        mask = self._given_mask
+        if mask is None:
+            mask = _two_dimensional(arguments.get("attention_mask"))
+        self._mask = _without_padding_inputs(module, arguments, mask) if self._decoding else mask
+
+    def _grouped(self, tokens: Tensor | None) -> list[tuple[list[Key], Tensor, Tensor | None]]:
+        """The last pass's logits, stacked by shape, each group with the tokens that count.
+
+        Returns:
+            (keys, logits (modules, *tokens), counted (*tokens) or None for all) for each shape.
+        """
+        groups: dict[Any, list[Key]] = {}
+        for key, logit in self._logits.items():
+            rows = self._rows.get(key)
+            groups.setdefault((logit.shape, tuple(rows) if rows else None), []).append(key)
+        result: list[tuple[list[Key], Tensor, Tensor | None]] = []
+        for (_, rows), keys in groups.items():
+            logits = torch.stack([self._logits[key] for key in keys])
+            if logits.dim() == 2:  # (modules, 1): gates of the layer, which no mask concerns
+                result.append((keys, logits, None))
+                continue
+            logits = logits.squeeze(-1)
+            result.append((keys, logits, self._counted(logits, rows, tokens)))
+        return result
+
+    def _counted(
+        self, logits: Tensor, rows: tuple[int, ...] | None, tokens: Tensor | None
+    ) -> Tensor | None:
+        counted = None
+        for name, mask in (("attention_mask", self._mask), ("tokens", tokens)):
+            if mask is None:
+                continue
+            chosen = (mask[list(rows)] if rows else mask).to(logits.device) != 0
+            if self._decoding and chosen.dim() == 2 and logits.dim() == 3:
+                chosen = chosen[:, -logits.shape[-1] :]
+            if chosen.shape != logits.shape[1:]:
+                raise InputError(
+                    f"{name} covers tokens {tuple(chosen.shape)}, the recorded gates cover "
+                    f"{tuple(logits.shape[1:])}; give record_gates(model, attention_mask=...) the "
+                    "mask of the tokens that the adapted layers see."
+                )
+            counted = chosen if counted is None else counted & chosen
+        return counted
+
+    def _zero(self) -> Tensor:
+        parameter = next(self._model.parameters(), None)
+        return torch.zeros((), device=None if parameter is None else parameter.device)
+
+    def _require_pass(self) -> None:
+        if self._passes == 0:
+            raise InputError(
+                "no forward pass was recorded; call the model inside the record_gates() context, "
+                "then ask for the entropy."
+            )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """A model that is copied while it is recorded gives a copy that is not."""
+        return
+
+
+class GateStatistics:
+    """Sums over any number of forward passes, from which means and shares are read.
+
+    To tell the tokens of the prompt from those of the answer, keep one for each:
+
+    ```python
+    prompt, answer = GateStatistics(), GateStatistics()
+    for batch in batches:
+        with record_gates(model) as gates:
+            model(**batch)
+        gates.add_to(prompt, tokens=batch["labels"] == -100)
+        gates.add_to(answer, tokens=batch["labels"] != -100)
+    prompt.overall(), answer.overall(), answer.modules()
+    ```
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, ...], Tensor] = {}  # names -> (modules, 5)
+
+    def add(self, names: list[str], logits: Tensor, counted: Tensor | None) -> None:
+        """Add gates given by their logits.
+
+        Args:
+            names: The modules.
+            logits: (modules, *tokens).
+            counted: Which tokens count, boolean (*tokens); None means all.
+        """
+        sums = _sums(logits.detach(), counted)
+        key = tuple(names)
+        self._sums[key] = self._sums[key] + sums if key in self._sums else sums
+
+    def copy(self) -> GateStatistics:
+        """Return an independent copy."""
+        other = GateStatistics()
+        other._sums = dict(self._sums)
+        return other
+
+    def modules(self) -> dict[str, dict[str, float]]:
+        """Return {module: {mean, share_below_0.1, share_above_0.9, entropy}}.
+
+        Modules of which no token was counted are left out.
+        """
+        totals: dict[str, Tensor] = {}
+        for names, sums in self._sums.items():
+            for name, row in zip(names, sums.cpu(), strict=True):
+                totals[name] = totals[name] + row if name in totals else row
+        return {
+            name: dict(zip(STATISTICS, (row[1:] / row[0]).tolist(), strict=True))
+            for name, row in totals.items()
+            if row[0] > 0
+        }
+
+    def overall(self) -> dict[str, float]:
+        """Return the mean over modules of each statistic; empty without gates."""
+        return mean_over_modules(self.modules())
+
+
+def mean_over_modules(modules: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each statistic over the modules; empty without modules."""
+    if not modules:
+        return {}
+    return {
+        name: sum(values[name] for values in modules.values()) / len(modules) for name in STATISTICS
+    }
+
+
+def _sums(logits: Tensor, counted: Tensor | None) -> Tensor:
+    """Return (modules, 5): number of tokens counted, then the sums of the four statistics."""
+    gate = torch.sigmoid(logits).flatten(1)
+    values = torch.stack(
+        [
+            torch.ones_like(gate),
+            gate,
+            (gate < LOW).to(gate.dtype),
+            (gate > HIGH).to(gate.dtype),
+            binary_entropy(logits).flatten(1),
+        ],
+        dim=1,
+    )  # (modules, 5, tokens)
+    if counted is not None:
+        values = values[:, :, counted.flatten()]
+    return values.sum(-1, dtype=torch.float64 if values.device.type != "mps" else None)
+
+
+def _masked_mean(values: Tensor, counted: Tensor | None) -> Tensor:
+    """Mean over tokens: (modules, *tokens) -> (modules,); 0 where no token counts."""
+    values = values.flatten(1)
+    if counted is None:
+        return values.mean(1)
+    weights = counted.flatten().to(values.dtype)
+    return (values * weights).sum(1) / weights.sum().clamp(min=1)
+
+
+def _named_arguments(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a forward pass by their names."""
+    if not args:
+        return kwargs
+    names = list(inspect.signature(module.forward).parameters)
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _two_dimensional(mask: Any) -> Tensor | None:
+    """Turn an attention mask into (batch, tokens), nonzero where the token is real.
+
+    Of a four-dimensional one (batch, heads, queries, keys) the token is real that may attend to
+    itself: boolean masks are True there, additive ones 0.
+    """
+    if isinstance(mask, Mapping):  # one mask for each kind of attention layer
+        mask = next(iter(mask.values()), None)
+    if not isinstance(mask, Tensor) or mask.dim() != 4:
+        return mask if isinstance(mask, Tensor) else None
+    queries, keys = mask.shape[-2:]
+    itself = mask[:, 0].diagonal(offset=keys - queries, dim1=-2, dim2=-1)  # (batch, queries)
+    return itself if mask.dtype == torch.bool else itself >= 0
+
+
+def _cached_tokens(arguments: Mapping[str, Any]) -> int:
+    """How many tokens the key-value cache holds already; 0 without one."""
+    cache: Any = arguments.get("past_key_values")
+    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+
+
+def _without_padding_inputs(
+    module: nn.Module, arguments: Mapping[str, Any], mask: Tensor | None
+) -> Tensor | None:
+    """While decoding, leave out the padding that finished rows are fed.
+
+    `generate` marks every decoded position as real, and goes on with the padding token in rows
+    that have ended before the others.
+    """
+    ids = arguments.get("input_ids")
+    padding = _padding_ids(module)
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or not padding:
+        return mask
+    real = torch.ones_like(ids, dtype=torch.bool)
+    for token in padding:
+        real &= ids != token
+    if mask is not None:
+        real &= mask[:, -ids.shape[1] :].to(real.device) != 0
+    return real
+
+
+def _padding_ids(module: nn.Module) -> list[int]:
+    """The padding token, or the end tokens that `generate` pads with in its place."""
+    config = getattr(module, "generation_config", None) or getattr(module, "config", None)
+    padding = getattr(config, "pad_token_id", None)
+    if padding is None:
+        padding = getattr(config, "eos_token_id", None)
+    if padding is None:
+        return []
+    return list(padding) if isinstance(padding, (list, tuple)) else [padding]
+
+
+def _refuse_lost_graph(layer: GateraLayer, adapter_name: str) -> None:
+    gate: Any = layer.gatera_gate[adapter_name]
+    if any(parameter.requires_grad for parameter in gate.parameters()):
+        raise InputError(
+            "the gates are recorded in a part of the model that runs without a graph although "
+            "gradients are wanted, as gradient checkpointing with use_reentrant=True does; the "
+            "entropy would have no gradient. Call "
+            "gradient_checkpointing_enable(gradient_checkpointing_kwargs="
+            "{'use_reentrant': False})."
+        )
