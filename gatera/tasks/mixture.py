@@ -61,7 +61,9 @@ def load_mixture(
 
 
 def _items(train_tasks: Sequence[str], split: str, root: Path | None) -> list[Item]:
-    return [Item(task, example) for task in train_tasks for example in tasks.load(task, split, root)]
+    return [
+        Item(task, example) for task in train_tasks for example in tasks.load(task, split, root)
+    ]
 
 
 def _first_by_hash(candidates: list[Item], excluded: set[str], count: int) -> list[Item]:

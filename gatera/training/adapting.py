@@ -1,0 +1,71 @@
+"""Putting a trial's adapter on a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from peft import get_peft_model
+
+from gatera.adapter import GateraConfig, seed_adapter
+from gatera.errors import InputError
+
+
+def adapt(model: Any, section: Mapping[str, Any], seed: int) -> Any:
+    """Return `model` with a fresh adapter whose initial values follow from the seed.
+
+    A parameter that two variants share by name starts from the same values in both.
+
+    Args:
+        model: The frozen backbone; changed in place.
+        section: The section `adapter` of a configuration: fields of GateraConfig.
+        seed: The trial's seed.
+
+    Raises:
+        InputError: a field is unknown, or a target module does not exist in the model.
+    """
+    adapted = attach(model, section)
+    seed_adapter(adapted, seed)
+    return adapted
+
+
+def attach(model: Any, section: Mapping[str, Any]) -> Any:
+    """Return `model` with an adapter of arbitrary initial values.
+
+    Raises:
+        InputError: as `adapt`.
+    """
+    try:
+        config = GateraConfig(task_type="CAUSAL_LM", **section)
+    except TypeError as error:
+        raise InputError(f"the section 'adapter' is not understood: {error}.") from error
+    _check_target_modules(model, section.get("target_modules"))
+    return get_peft_model(model, config)
+
+
+def _check_target_modules(model: Any, targets: Any) -> None:
+    if targets is None or isinstance(targets, str):
+        return  # PEFT's own choice, or a pattern, which PEFT checks
+    import torch
+
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    missing = [
+        target
+        for target in targets
+        if not any(name == target or name.endswith(f".{target}") for name in names)
+    ]
+    if missing:
+        leaves = sorted({name.rpartition(".")[2] for name in names})
+        raise InputError(
+            f"adapter.target_modules names {', '.join(missing)}, which this model does not have; "
+            f"its linear modules are {', '.join(leaves)}."
+        )
+
+
+def count_parameters(model: Any) -> dict[str, int]:
+    """Return the numbers of trainable and of all parameters, adapters included, tied ones once."""
+    parameters = list(model.parameters())  # torch lists a shared parameter once
+    return {
+        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+        "all": sum(p.numel() for p in parameters),
+    }

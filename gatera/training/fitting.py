@@ -1,0 +1,351 @@
+"""One trial from start to end: build, train, validate, score, describe the result."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import transformers
+from lightning_fabric.plugins.environments import LightningEnvironment
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from gatera import backbones, tasks
+from gatera.backbones import Backbone
+from gatera.tasks.decoding import Decoding
+from gatera.tasks.mixture import Item, Mixture, load_mixture
+from gatera.training import callbacks, checkpoints, provenance, scoring
+from gatera.training.adapting import adapt, count_parameters
+from gatera.training.checkpoints import TrainState
+from gatera.training.data import BatchPlan, TrainingData, encode_cached
+from gatera.training.gates import survey_gates
+from gatera.training.module import AdapterModule
+from gatera.training.progress import MetricsLog
+from gatera.training.scoring import Prediction, Questions
+from gatera.training.settings import EvalSettings, TrainSettings
+from gatera.trial import Trial, TrialResult
+
+METRICS_FILE = "metrics.jsonl"
+PREDICTIONS_FILE = "predictions.parquet"
+ADAPTER_FOLDER = "adapter"
+CHECKPOINT_FOLDER = "checkpoints"
+
+_SIGTERM_STATUS = 143  # what a shell reports of a process that SIGTERM ended
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves behind, for the result."""
+
+    state: TrainState
+    truncated_items: int  # training items whose prompt was cut
+    train_seconds: float  # of this attempt, validation left out
+    validation_seconds: float
+    tokens: int  # real tokens this attempt trained on
+
+
+def fit_trial(
+    trial: Trial,
+    attempt_dir: Path,
+    *,
+    data_root: Path | None,
+    resume_from: Sequence[Path] = (),
+    attempt: int = 1,
+) -> TrialResult:
+    """Train a trial's adapter and score it; the frozen backbone is scored alone.
+
+    Writes into `attempt_dir`: metrics.jsonl, checkpoints/, predictions.parquet and adapter/ (as
+    PEFT saves it). Test items are answered once, by the weights that were best on the validation
+    items: by accuracy, then by loss, then the earliest. The same trial on the same machine with
+    the same number of threads gives the same result, interrupted or not.
+
+    Args:
+        trial: What to run.
+        attempt_dir: Where to write; made where it is missing.
+        data_root: Root of the real data sets; None as in `gatera.tasks.load`.
+        resume_from: Folders of earlier attempts, whose newest checkpoint training goes on from.
+        attempt: The number of the attempt, for the result.
+
+    Raises:
+        InputError: the configuration or the data cannot be used.
+        NotFiniteError: training diverged.
+        SystemExit: SIGTERM came during training; a checkpoint was saved.
+    """
+    _quieten_libraries()
+    attempt_dir.mkdir(parents=True, exist_ok=True)
+    run = _TrialRun(trial, attempt_dir, data_root)
+    trained = None
+    if trial.config["adapter"] is not None:
+        trained = run.train([*resume_from, attempt_dir])
+        run.model.save_pretrained(attempt_dir / ADAPTER_FOLDER)
+    return run.score(trained, attempt)
+
+
+def _quieten_libraries() -> None:
+    """Leave progress to our own log: libraries' bars and advice drown it."""
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*GPU available but not used.*"):
+        warnings.filterwarnings("ignore", message)
+
+
+class _TrialRun:
+    """A trial under way: what its phases share."""
+
+    def __init__(self, trial: Trial, attempt_dir: Path, data_root: Path | None) -> None:
+        self._trial, self._folder, self._root = trial, attempt_dir, data_root
+        self._data = trial.config["data"]
+        self._eval = EvalSettings.from_config(trial.config["eval"])
+        self._dtype: str = trial.config["train"]["dtype"]
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        backbone: Backbone = backbones.load(trial.config["backbone"]["name"], self._dtype)
+        self._tokenizer = backbone.tokenizer
+        self.model: Any = backbone.model.to(self._device)
+        self._max_prompt = _longest_prompt(self.model, self._eval.max_new_tokens)
+        self._dropped_items = 0
+        self._max_steps = 0
+
+    def train(self, resume_from: Sequence[Path]) -> Trained:
+        """Train the adapter; leave the best weights in the model."""
+        settings = TrainSettings.from_config(self._trial.config["train"])
+        self.model = adapt(self.model, self._trial.config["adapter"], self._trial.seed)
+        if settings.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+        mixture = load_mixture(
+            self._data["train_tasks"],
+            self._data["tasks"],
+            self._data["validation_items"],
+            self._root,
+        )
+        self._dropped_items = mixture.dropped_items
+        encoded = encode_cached(
+            [item.example for item in mixture.train],
+            self._tokenizer,
+            self._data["template"],
+            settings.max_tokens,
+        )
+        if encoded.truncated:
+            logging.getLogger(__name__).info(
+                "%d training prompts lost their front to train.max_tokens", encoded.truncated
+            )
+        plan = BatchPlan(
+            encoded.lengths, settings.batch_size, settings.accumulation, self._trial.seed
+        )
+        self._max_steps = settings.total_steps(plan.steps_in_epoch)
+        state = self._resumed_state(resume_from)
+        data = TrainingData(
+            encoded,
+            plan,
+            self._tokenizer,
+            settings.loss_mask,
+            range(state.step, self._max_steps),
+        )
+        trained = self._run_trainer(settings, state, data, mixture, encoded.truncated)
+        if state.best is not None:
+            checkpoints.restore_weights(self.model, state.best.weights)
+        return trained
+
+    def _resumed_state(self, folders: Sequence[Path]) -> TrainState:
+        identity = f"{self._trial.key} {provenance.code_sha256()}"
+        found = checkpoints.newest([folder / CHECKPOINT_FOLDER for folder in folders], identity)
+        if found is None:
+            return TrainState(identity)
+        checkpoints.restore_weights(self.model, found.weights)
+        return found
+
+    def _run_trainer(
+        self,
+        settings: TrainSettings,
+        state: TrainState,
+        data: TrainingData,
+        mixture: Mixture,
+        truncated_items: int,
+    ) -> Trained:
+        log = MetricsLog(self._folder / METRICS_FILE, self._max_steps)
+        step_log = callbacks.StepLog(state, log)
+        hooks: list[pl.Callback] = [callbacks.StepSeeding(self._trial.seed), step_log]
+        validation = None
+        if mixture.validation:
+            validation = callbacks.Validation(state, log, self._validator(mixture.validation))
+            hooks.append(validation)
+        hooks.append(callbacks.Checkpointing(state, self._folder / CHECKPOINT_FOLDER))
+        remaining = self._max_steps - state.step
+        module = AdapterModule(self.model, settings, self._max_steps, state.step, state.optimizer)
+        began = time.monotonic()
+        if remaining:
+            self.model.train()  # for dropout: Lightning leaves the mode as it finds it
+            trainer = self._trainer(settings, remaining, hooks)
+            try:
+                trainer.fit(module, datamodule=data)
+            except SIGTERMException:
+                raise SystemExit(_SIGTERM_STATUS) from None
+        log.close()
+        validation_seconds = 0.0 if validation is None else validation.seconds
+        seconds = time.monotonic() - began - validation_seconds
+        return Trained(state, truncated_items, seconds, validation_seconds, step_log.tokens_trained)
+
+    def _trainer(self, settings: TrainSettings, steps: int, hooks: list[pl.Callback]) -> pl.Trainer:
+        return pl.Trainer(
+            accelerator="gpu" if self._device.type == "cuda" else "cpu",
+            devices=1,
+            max_steps=steps,
+            accumulate_grad_batches=settings.accumulation,
+            gradient_clip_val=settings.gradient_clip,
+            callbacks=hooks,
+            default_root_dir=self._folder,
+            plugins=[LightningEnvironment()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            use_distributed_sampler=False,
+        )
+
+    def _validator(self, items: list[Item]) -> callbacks.Validate:
+        questions = self._questions(items, None)
+        decoding = Decoding(self._eval.max_new_tokens, beams=1, batch_size=self._eval.batch_size)
+
+        def validate() -> tuple[float, float]:
+            predictions = scoring.answer(self.model, self._tokenizer, questions, decoding)
+            loss = scoring.mean_loss(self.model, self._tokenizer, questions, decoding.batch_size)
+            return scoring.accuracy(predictions), loss
+
+        return validate
+
+    def _questions(self, items: list[Item], limit: int | None) -> Questions:
+        places = scoring.first_by_hash(items, limit)
+        chosen = [items[place] for place in places]
+        encoded = encode_cached(
+            [item.example for item in chosen],
+            self._tokenizer,
+            self._data["template"],
+            self._max_prompt,
+        )
+        return Questions(chosen, places, encoded)
+
+    def score(self, trained: Trained | None, attempt: int) -> TrialResult:
+        """Answer the test items, survey the gates, and put the result together."""
+        began = time.monotonic()
+        asked = [self._test_questions(task) for task in self._data["tasks"]]
+        predictions = self._answer(asked)
+        gates: dict[str, Any] = {}
+        if trained is not None:
+            gates = survey_gates(self.model, self._tokenizer, asked, self._eval.batch_size)
+        digest = scoring.write_predictions(self._folder / PREDICTIONS_FILE, predictions)
+        return TrialResult(
+            key=self._trial.key,
+            seed=self._trial.seed,
+            attempt=attempt,
+            config=self._trial.config,
+            metrics=_metrics(self._data["tasks"], predictions, trained, gates),
+            gates=gates,
+            parameters=count_parameters(self.model),
+            predictions_sha256=digest,
+            provenance=self._provenance(trained, asked),
+            measured=self._measured(trained, time.monotonic() - began),
+        )
+
+    def _test_questions(self, task: str) -> Questions:
+        examples = tasks.load(task, "test", self._root)
+        return self._questions([Item(task, example) for example in examples], self._eval.limit)
+
+    def _answer(self, asked: Sequence[Questions]) -> list[Prediction]:
+        log = MetricsLog(self._folder / METRICS_FILE, self._max_steps)
+        decoding = Decoding(self._eval.max_new_tokens, self._eval.beams, self._eval.batch_size)
+        total = sum(len(questions) for questions in asked)
+        predictions: list[Prediction] = []
+        for questions in asked:
+            done = len(predictions)
+
+            def report(answered: int, done: int = done) -> None:
+                log.write("test", self._max_steps, {"answered": done + answered, "items": total})
+
+            predictions += scoring.answer(self.model, self._tokenizer, questions, decoding, report)
+        log.close()
+        return predictions
+
+    def _provenance(self, trained: Trained | None, asked: Sequence[Questions]) -> dict[str, Any]:
+        commit, dirty = provenance.source_state()
+        settings = self._trial.config["train"]
+        return {
+            "code_sha256": provenance.code_sha256(),
+            "versions": provenance.versions(),
+            "device": self._device.type,
+            "dtype": self._dtype,
+            "threads": torch.get_num_threads(),
+            "identities": self._trial.identities,
+            "loss_mask": settings.get("loss_mask"),
+            "commit": commit,
+            "dirty": dirty,
+            "dropped_items": self._dropped_items,
+            "truncated_train_items": 0 if trained is None else trained.truncated_items,
+            "truncated_test_items": sum(questions.encoded.truncated for questions in asked),
+        }
+
+    def _measured(self, trained: Trained | None, eval_seconds: float) -> dict[str, Any]:
+        measured: dict[str, Any] = {
+            "eval_seconds": eval_seconds,
+            "peak_memory_bytes": _peak_memory_bytes(self._device),
+            "host": provenance.host(),
+        }
+        if trained is not None:
+            measured |= {
+                "train_seconds": trained.train_seconds,
+                "validation_seconds": trained.validation_seconds,
+                "tokens_per_second": trained.tokens / max(trained.train_seconds, 1e-9),
+            }
+        if self._device.type == "cuda":
+            measured["device_name"] = torch.cuda.get_device_name(self._device)
+        return measured
+
+
+def _longest_prompt(model: Any, max_new_tokens: int) -> int | None:
+    """Return the tokens that a prompt with its response may have; None where there is no limit."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return None if positions is None else int(positions) - max_new_tokens
+
+
+def _metrics(
+    scored: Sequence[str],
+    predictions: Sequence[Prediction],
+    trained: Trained | None,
+    gates: dict[str, Any],
+) -> dict[str, float]:
+    metrics = {}
+    for task in scored:
+        of_task = [each for each in predictions if each.task == task]
+        metrics[f"test/accuracy/{task}"] = scoring.accuracy(of_task)
+        metrics[f"test/no_keyword/{task}"] = scoring.share_without_keyword(of_task)
+    accuracies = [metrics[f"test/accuracy/{task}"] for task in scored]
+    metrics["test/accuracy"] = sum(accuracies) / len(accuracies)
+    if trained is not None:
+        recent = callbacks.recent_means(trained.state)
+        metrics |= {name: recent[name] for name in ("train/loss", "train/entropy")}
+        best = trained.state.best
+        if best is not None:
+            metrics |= {
+                "val/accuracy": best.accuracy,
+                "val/loss": best.loss,
+                "val/step": best.step,
+            }
+    if gates:
+        metrics["gate/mean"] = gates["overall"]["mean"]
+    return metrics
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory used: of the accelerator, else of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

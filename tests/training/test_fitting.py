@@ -1,0 +1,212 @@
+"""A whole trial: determinism, resuming, files, figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from gatera.errors import InputError
+from gatera.training import checkpoints, fit
+from gatera.training.module import NotFiniteError
+from gatera.trial import TrialResult
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def comparable(result: TrialResult) -> dict[str, Any]:
+    values = result.to_json()
+    del values["measured"]
+    return values
+
+
+def test_a_trial_gives_the_same_bytes_twice(
+    make_trial: Any, data_root: Path, tmp_path: Path
+) -> None:
+    trial = make_trial()
+    first = fit(trial, tmp_path / "a", data_root=data_root)
+    second = fit(trial, tmp_path / "b", data_root=data_root)
+    assert comparable(first) == comparable(second)
+    files = [tmp_path / name / "predictions.parquet" for name in "ab"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert hashlib.sha256(files[0].read_bytes()).hexdigest() == first.predictions_sha256
+    other = fit(make_trial(seed=4), tmp_path / "c", data_root=data_root)
+    assert other.metrics["train/loss"] != first.metrics["train/loss"]
+    assert TrialResult.from_json(json.loads(json.dumps(first.to_json()))) == first
+    for name in ("test/accuracy/boolq", "test/accuracy", "test/no_keyword/boolq", "val/accuracy"):
+        assert 0.0 <= first.metrics[name] <= 1.0
+    assert 0.3 < first.metrics["gate/mean"] < 0.7  # a fresh gate is half open
+    assert set(first.gates) == {"overall", "prompt", "answer", "modules", "items"}
+    assert len(first.gates["modules"]) == 4
+    # Of the three test questions among the training records, one is held out for validation.
+    assert first.provenance["dropped_items"] == 2
+    predictions = pd.read_parquet(files[0])
+    assert list(predictions) == ["task", "index", "output", "extracted", "answer", "correct"]
+    assert len(predictions) == 11
+    assert predictions["correct"].mean() == first.metrics["test/accuracy"]
+
+
+class Killed(Exception):
+    pass
+
+
+def test_an_interrupted_trial_ends_like_one_that_was_not(
+    make_trial: Any, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = make_trial(train={"accumulation": 2})
+    whole = fit(trial, tmp_path / "whole", data_root=data_root)
+
+    save = checkpoints.save
+
+    def save_and_die(folder: Path, state: checkpoints.TrainState) -> None:
+        save(folder, state)
+        if state.step == 6:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "save", save_and_die)
+        with pytest.raises(Killed):
+            fit(trial, tmp_path / "cut", data_root=data_root)
+    newest = tmp_path / "cut" / "checkpoints" / "step-00000006.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])  # damaged: the one before it serves
+    resumed = fit(
+        trial, tmp_path / "second", data_root=data_root, resume_from=[tmp_path / "cut"], attempt=2
+    )
+    steps = [line["step"] for line in lines_of(tmp_path / "second") if line["phase"] == "train"]
+    assert steps == [4, 5, 6, 7, 8]
+    assert resumed.attempt == 2
+    assert comparable(dataclasses.replace(resumed, attempt=1)) == comparable(whole)
+    adapters = [
+        tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "second")
+    ]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+def test_sigterm_saves_the_last_step_and_ends_the_process(
+    make_trial: Any, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gatera.training.callbacks import StepLog
+
+    log_step = StepLog.on_step_end
+
+    def log_and_be_asked_to_end(self: StepLog, module: Any) -> None:
+        log_step(self, module)
+        if module.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(StepLog, "on_step_end", log_and_be_asked_to_end)
+    with pytest.raises(SystemExit) as ended:
+        fit(make_trial(), tmp_path / "a", data_root=data_root)
+    assert ended.value.code == 143
+    assert (tmp_path / "a" / "checkpoints" / "step-00000005.pt").is_file()
+    monkeypatch.setattr(StepLog, "on_step_end", log_step)
+    fit(make_trial(), tmp_path / "a", data_root=data_root)
+    steps = [line["step"] for line in lines_of(tmp_path / "a") if line["phase"] == "train"]
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_two_checkpoints_are_kept_and_hold_no_frozen_weight(
+    make_trial: Any, data_root: Path, tmp_path: Path
+) -> None:
+    fit(make_trial(), tmp_path, data_root=data_root)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000006.pt", "step-00000008.pt"]
+    state = torch.load(tmp_path / "checkpoints" / names[1], weights_only=True)
+    assert all("gatera_" in name for name in state["weights"])
+
+
+def test_metrics_lines_tell_the_progress(make_trial: Any, data_root: Path, tmp_path: Path) -> None:
+    fit(make_trial(), tmp_path, data_root=data_root)
+    lines = lines_of(tmp_path)
+    train = [line for line in lines if line["phase"] == "train"]
+    assert [line["step"] for line in train] == list(range(1, 9))
+    expected = {"phase", "step", "max_steps", "train/loss", "train/entropy", "gate/mean"}
+    assert set(train[0]) == expected | {"learning_rate", "seconds"}
+    assert [line["learning_rate"] for line in train] == pytest.approx(
+        [2e-2 * (8 - step) / 8 for step in range(8)]  # 10 % of 8 steps is no warm-up
+    )
+    validations = [line for line in lines if line["phase"] == "validate"]
+    assert [line["step"] for line in validations] == [4, 8]
+    assert lines[-1]["phase"] == "test"
+    assert lines[-1]["answered"] == lines[-1]["items"] == 11
+
+
+def test_variants_of_one_seed_see_the_same_batches_and_start_alike(
+    make_trial: Any, data_root: Path, tmp_path: Path
+) -> None:
+    adapter = {"r": 3, "target_modules": ["q_proj", "down_proj"]}
+    losses = []
+    for gate in ("token", "none"):
+        trial = make_trial(adapter=adapter | {"gate": gate}, train={"entropy_weight": 0.0})
+        fit(trial, tmp_path / gate, data_root=data_root)
+        losses.append(lines_of(tmp_path / gate)[0]["train/loss"])
+    assert losses[0] == losses[1]
+
+
+def test_the_frozen_backbone_is_scored_alone(
+    make_trial: Any, data_root: Path, tmp_path: Path
+) -> None:
+    result = fit(make_trial(adapter=None), tmp_path, data_root=data_root)
+    assert set(result.metrics) == {"test/accuracy/boolq", "test/no_keyword/boolq", "test/accuracy"}
+    assert result.parameters["trainable"] == 0
+    assert result.gates == {}
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_training_learns_what_the_first_word_says(
+    make_trial: Any, data_root: Path, tmp_path: Path
+) -> None:
+    adapter = {"r": 12, "delta": "lora", "target_modules": "all-linear"}
+    trial = make_trial(
+        adapter=adapter,
+        train={"max_steps": 120, "batch_size": 16, "val_every": 60, "checkpoint_every": 100},
+        eval={"limit": None},
+    )
+    result = fit(trial, tmp_path, data_root=data_root)
+    assert result.metrics["test/no_keyword/boolq"] == 0.0
+    assert result.metrics["test/accuracy"] > 0.8
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_with_its_step(
+    make_trial: Any, data_root: Path, tmp_path: Path
+) -> None:
+    trial = make_trial(train={"learning_rate": 1e30, "gradient_clip": None})
+    with pytest.raises(NotFiniteError, match=r"at step \d of 8; lower train.learning_rate"):
+        fit(trial, tmp_path, data_root=data_root)
+
+
+def test_bfloat16_and_gradient_checkpointing_train(
+    make_trial: Any, data_root: Path, tmp_path: Path
+) -> None:
+    plain = fit(make_trial(train={"max_steps": 2}), tmp_path / "a", data_root=data_root)
+    checkpointed = fit(
+        make_trial(train={"max_steps": 2, "gradient_checkpointing": True}),
+        tmp_path / "b",
+        data_root=data_root,
+    )
+    half = fit(
+        make_trial(train={"max_steps": 2, "dtype": "bfloat16"}), tmp_path / "c", data_root=data_root
+    )
+    assert checkpointed.metrics["train/loss"] == pytest.approx(plain.metrics["train/loss"])
+    assert half.metrics["train/loss"] == pytest.approx(plain.metrics["train/loss"], rel=0.05)
+    assert half.provenance["dtype"] == "bfloat16"
+
+
+def test_an_unknown_field_and_a_missing_module_are_input_errors(
+    make_trial: Any, data_root: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="unknown in the section 'train': lerning_rate"):
+        fit(make_trial(train={"lerning_rate": 1.0}), tmp_path, data_root=data_root)
+    adapter = {"r": 3, "target_modules": ["q_proj", "fc1"]}
+    with pytest.raises(InputError, match=r"names fc1, which .* down_proj, gate_proj"):
+        fit(make_trial(adapter=adapter), tmp_path, data_root=data_root)
