@@ -48,11 +48,10 @@ def paired_difference(
         return PairedDifference(mean, math.nan, math.nan, math.nan, math.nan, 1)
     sd = float(differences.std(ddof=1))
     error = sd / math.sqrt(n)
+    if error == 0:
+        return PairedDifference(mean, mean, mean, float(mean == 0), sd, n)
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
-    if error > 0:
-        p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
-    else:
-        p = 1.0 if mean == 0 else 0.0
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
     return PairedDifference(mean, mean - half, mean + half, p, sd, n)
 
 

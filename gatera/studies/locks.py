@@ -38,4 +38,4 @@ def is_locked(path: Path) -> bool:
         answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, query)
     finally:
         os.close(descriptor)
-    return _FLOCK.unpack(answer)[0] != fcntl.F_UNLCK
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)

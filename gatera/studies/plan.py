@@ -12,6 +12,7 @@ from gatera.errors import InputError
 from gatera.studies import settings
 from gatera.studies.catalog import LoadedStudy
 from gatera.studies.spec import FROZEN, Variant
+from gatera.tasks.prompts import template_identity
 from gatera.trial import Json, Trial, sha256_of
 
 
@@ -68,10 +69,16 @@ class Plan:
         return cls(**fields)
 
 
-def make_plan(loaded: LoadedStudy, request: Request) -> Plan:
+def make_plan(loaded: LoadedStudy, request: Request, *, strict: bool = True) -> Plan:
     """Enumerate the trials of a study.
 
     Trials come seed by seed, the reference first, so that an interrupted run holds whole pairs.
+
+    Args:
+        loaded: The study.
+        request: What is asked of it.
+        strict: Whether missing data is an error; else its hash is None, and so the keys are
+            those of no trial that could run.
 
     Raises:
         InputError: an unknown scale, task, variant or setting, or data that cannot be found.
@@ -94,7 +101,7 @@ def make_plan(loaded: LoadedStudy, request: Request) -> Plan:
         departures=_departures(loaded, request, base),
         tasks=tuple(base["data"]["tasks"]),
         changes={FROZEN: {}} | {row.name: dict(row.changes) for row in rows},
-        trials=tuple(_enumerate(configs, study.reference, seeds, request.data_root)),
+        trials=tuple(_enumerate(configs, study.reference, seeds, request.data_root, strict)),
     )
 
 
@@ -116,7 +123,7 @@ def _shared_config(loaded: LoadedStudy, request: Request) -> dict[str, dict[str,
     chosen = request.tasks or loaded.study.tasks
     if chosen is not None:
         for task in chosen:
-            tasks.check_name(task)
+            tasks.keywords(task)  # raises for one that does not exist
         config["data"]["tasks"] = list(chosen)
     return config
 
@@ -146,8 +153,9 @@ def _enumerate(
     reference: str,
     seeds: Sequence[int],
     data_root: Path | None,
+    strict: bool,
 ) -> list[Trial]:
-    identities = {name: _identities(config, data_root) for name, config in configs.items()}
+    identities = {name: _identities(c, data_root, strict) for name, c in configs.items()}
     order = sorted(configs, key=lambda name: (name != FROZEN, name != reference))
     trials = []
     for seed in seeds:
@@ -159,18 +167,29 @@ def _enumerate(
     return trials
 
 
-def _identities(config: Mapping[str, Json], data_root: Path | None) -> dict[str, Json]:
+def _identities(
+    config: Mapping[str, Json], data_root: Path | None, strict: bool
+) -> dict[str, Json]:
     """Return the hashes of everything outside the configuration that determines a result."""
     data = config["data"]
-    files: dict[str, dict[str, str]] = {}
+    files: dict[str, dict[str, str | None]] = {}
     for split, names in (("train", data.get("train_tasks", [])), ("test", data["tasks"])):
         for task in names:
-            files.setdefault(task, {})[split] = tasks.fingerprint(task, split, data_root)
+            files.setdefault(task, {})[split] = _fingerprint(task, split, data_root, strict)
     return {
         "backbone": backbones.identity(config["backbone"]["name"]),
-        "template": tasks.template_identity(data["template"]),
+        "template": template_identity(data["template"]),
         "data": files,
     }
+
+
+def _fingerprint(task: str, split: str, data_root: Path | None, strict: bool) -> str | None:
+    try:
+        return tasks.fingerprint(task, split, data_root)
+    except InputError:
+        if strict:
+            raise
+        return None
 
 
 def _departures(

@@ -69,7 +69,7 @@ class Snapshot:
 
     def _elapsed(self, trial: Trial) -> float:
         owner = self.statuses[trial.key].owner
-        return self.now - owner["claimed_at"] if owner else 0.0
+        return self.now - float(owner["claimed_at"]) if owner else 0.0
 
     def _extrapolated(self, trial: Trial) -> float | None:
         """Return how long a running trial will take if it goes on at its pace."""
@@ -77,7 +77,7 @@ class Snapshot:
         step, steps = progress.get("step"), progress.get("max_steps")
         if not step or not steps or progress.get("phase") != "train":
             return None
-        return self._elapsed(trial) * steps / step
+        return self._elapsed(trial) * float(steps) / float(step)
 
 
 def take_snapshot(

@@ -101,7 +101,7 @@ def _contradicts(study: optuna.Study, store: Store) -> bool:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Drop a last line that a dying writer left unfinished; it would make the journal unreadable."""
+    """Drop a last line that a dying writer left unfinished: no journal with it can be read."""
     if not path.exists():
         return
     data = path.read_bytes()

@@ -257,7 +257,7 @@ def _checked(name: str, value: Json) -> Json:
         raise InputError(f"{name}={json.dumps(value)}: expected {expected}.")
     if name in CHOICES and value not in CHOICES[name]:
         raise InputError(f"{name}={value}: expected one of {', '.join(CHOICES[name])}.")
-    if name in MINIMA and value is not None and value < MINIMA[name]:
+    if name in MINIMA and isinstance(value, int | float) and value < MINIMA[name]:
         raise InputError(f"{name}={value}: expected at least {MINIMA[name]}.")
     if types == _NAMES and isinstance(value, str) and name == "data.train_tasks":
         return [value]

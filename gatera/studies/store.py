@@ -126,7 +126,9 @@ class Store:
                 f"no plan {stem} in {self.folder}; it holds {known}. `run` writes a plan."
             ) from None
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"plan {path} cannot be read ({error}); run the study again.") from None
+            raise InputError(
+                f"plan {path} cannot be read ({error}); run the study again."
+            ) from None
 
     def stems(self) -> list[str]:
         """Return the names of the stored plans."""

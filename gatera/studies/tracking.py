@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,13 @@ class Tracker:
             elif self._store.has_failed(trial.key, None):
                 self._end(trial, run, "FAILED")
 
-    def log_report(self, files: Mapping[str, Path]) -> None:
-        """Put the report's files on the parent run, and end it."""
-        for folder, path in files.items():
-            self._client.log_artifact(self._parent.info.run_id, str(path), folder or None)
-        self._client.set_terminated(self._parent.info.run_id)
+    def log_report(self, folders: Mapping[str, Sequence[Path]]) -> None:
+        """Put the report's files on the parent run, by folder, and end it."""
+        run_id = self._parent.info.run_id
+        for folder, paths in folders.items():
+            for path in paths:
+                self._client.log_artifact(run_id, str(path), folder)
+        self._client.set_terminated(run_id)
 
     # Runs
 

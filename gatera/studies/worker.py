@@ -57,7 +57,7 @@ def work(folder: Path, *, stems: Sequence[str], worker: str, max_attempts: int |
 
 def _planned(store: Store, stems: Sequence[str]) -> list[Trial]:
     """Return the trials of the plans, each key once."""
-    trials = {}
+    trials: dict[str, Trial] = {}
     for stem in stems or store.stems():
         for trial in store.plan(stem).trials:
             trials.setdefault(trial.key, trial)

@@ -1,0 +1,429 @@
+"""The command line: parses, calls one function, prints.
+
+Tables and JSON go to stdout, progress to stderr. Exit status: 0 all done, 2 what was given cannot
+be used, 3 some trials failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gatera.errors import InputError
+
+if TYPE_CHECKING:
+    from gatera.studies.plan import Plan
+    from gatera.studies.progress import Snapshot
+    from gatera.studies.store import Store
+
+_USAGE_ERROR, _SOME_FAILED, _INTERRUPTED = 2, 3, 130
+_WATCH_SECONDS = 2.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except InputError as error:
+        print(f"gatera: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    except KeyboardInterrupt:
+        print(
+            "gatera: interrupted; everything finished is kept, the same command goes on.",
+            file=sys.stderr,
+        )
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output is gone, as with `| head`; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+# Commands
+
+
+def _list(options: argparse.Namespace) -> int:
+    from gatera.studies.catalog import entries
+
+    found = entries()
+    if options.json:
+        rows = [
+            {"name": e.name, "title": e.title, "reproduces": e.reproduces, "path": str(e.path)}
+            for e in found
+        ]
+        print(json.dumps(rows, indent=1))
+        return 0
+    width = max((len(entry.name) for entry in found), default=0)
+    for entry in found:
+        print(f"{entry.name:<{width}}  {entry.title}")
+        if entry.reproduces:
+            print(f"{'':<{width}}  reproduces {entry.reproduces}")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from gatera.studies.describe import describe_variants
+    from gatera.studies.forecast import estimate, expected_detectable_difference
+    from gatera.studies.progress import take_snapshot
+
+    plan = _make_plan(options)
+    counted = describe_variants(plan)
+    store = _existing_store(options)
+    snapshot = take_snapshot(store, plan, code_sha256=_code_sha256()) if store is not None else None
+    states = {
+        trial.key: snapshot.statuses[trial.key].state if snapshot is not None else "waiting"
+        for trial in plan.trials
+    }
+    answer = {
+        "study": plan.study,
+        "scale": plan.scale,
+        "trials": [
+            {"key": t.key, "variant": t.variant, "seed": t.seed, "state": states[t.key]}
+            for t in plan.trials
+        ],
+        "variants": {
+            name: {"changes": changes, **counted[name]} for name, changes in plan.changes.items()
+        },
+        "estimate": estimate(plan, snapshot),
+        "detectable_difference": expected_detectable_difference(plan),
+    }
+    if options.json:
+        print(json.dumps(answer, indent=1))
+    else:
+        from gatera.studies.forecast import plan_text
+
+        print(plan_text(plan, answer))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from gatera.studies.describe import describe_variants
+    from gatera.studies.display import Display
+    from gatera.studies.progress import failure_lines
+    from gatera.studies.store import Store
+    from gatera.studies.supervisor import RunOptions, run
+
+    plan = _make_plan(options)
+    folder: Path = options.store
+    unchecked = not (folder / "plans" / f"{plan.stem}.json").exists()
+    if unchecked:
+        describe_variants(plan)  # refuses what no model can be built for, before anything changes
+    store = Store(folder, create=True)
+    display = Display(plan, store.folder, sys.stderr)
+    run_options = RunOptions(
+        workers=options.workers,
+        workers_per_gpu=options.workers_per_gpu,
+        max_attempts=options.max_attempts,
+        retry=options.retry,
+        tracking_uri=options.tracking_uri,
+        data_root=options.data_root,
+        report_dir=options.report_dir,
+        measured=not options.no_measured,
+        allow_mixed=options.allow_mixed,
+    )
+    outcome = run(store, plan, run_options, code_sha256=_code_sha256(), show=display.show)
+    display.end()
+    print(outcome.report.markdown)
+    for line in (*outcome.warnings, *failure_lines(outcome.snapshot)):
+        print(line, file=sys.stderr)
+    print(f"report: {outcome.report.files[0]}", file=sys.stderr)
+    if stale := outcome.snapshot.counts["stale"]:
+        print(
+            f"{stale} results come from other code than today's and are left out; "
+            "run again with --retry stale.",
+            file=sys.stderr,
+        )
+    return _SOME_FAILED if outcome.snapshot.failed else 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from gatera.studies.progress import take_snapshot, trial_rows
+
+    store = _store(options)
+    plan = store.plan(_stem(options))
+    while True:
+        snapshot = take_snapshot(
+            store, plan, code_sha256=_code_sha256(), max_attempts=options.max_attempts
+        )
+        if options.json:
+            answer = {
+                "study": plan.study,
+                "scale": plan.scale,
+                "counts": snapshot.counts,
+                "eta_seconds": snapshot.eta_seconds,
+                "trials": trial_rows(snapshot),
+            }
+            print(json.dumps(answer, indent=1))
+        else:
+            _print_status(snapshot)
+        if not options.watch or not snapshot.unfinished:
+            return 0
+        time.sleep(_WATCH_SECONDS)
+
+
+def _print_status(snapshot: Snapshot) -> None:
+    from gatera.studies.progress import failure_lines, whole_line, worker_lines
+
+    print(f"{snapshot.plan.stem}: {whole_line(snapshot)}")
+    for line in (*worker_lines(snapshot), *failure_lines(snapshot)):
+        print(f"  {line}")
+
+
+def _report(options: argparse.Namespace) -> int:
+    from gatera.reports.write import write_report
+    from gatera.studies.gather import gather
+
+    store = _store(options)
+    plan = store.plan(_stem(options))
+    record = gather(store, plan, code_sha256=_code_sha256(), max_attempts=options.max_attempts)
+    written = write_report(
+        record,
+        options.report_dir,
+        measured=not options.no_measured,
+        allow_mixed=options.allow_mixed,
+    )
+    if options.json:
+        answer = {
+            "study": plan.study,
+            "scale": plan.scale,
+            "rows": written.rows,
+            "files": [str(path) for path in written.files],
+        }
+        print(json.dumps(answer, indent=1))
+    else:
+        print(written.markdown)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from gatera.studies.export import export_adapter
+
+    store = _store(options)
+    plan = store.plan(_stem(options))
+    target = export_adapter(store, plan, options.variant, options.seed, options.out)
+    print(target)
+    return 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    store = _store(options)
+    print(f"MLflow's UI: http://127.0.0.1:{options.port} (Ctrl-C ends it)", file=sys.stderr)
+    from gatera.studies.tracking import ui_command
+
+    # Job execution starts one process more for each core and is not needed to look at runs.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return subprocess.run(ui_command(store, options.port), env=environment, check=False).returncode
+
+
+def _work(options: argparse.Namespace) -> int:
+    from gatera.studies.worker import work
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    work(
+        options.store,
+        stems=options.plan,
+        worker=f"worker-{os.getpid()}",
+        max_attempts=options.max_attempts,
+    )
+    return 0
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from gatera.studies.store import Store
+    from gatera.studies.supervisor import synchronize
+
+    for row in synchronize(Store(options.store), options.tracking_uri):
+        print(f"{row['plan']}: {row['trials']} trials")
+    return 0
+
+
+# What the commands share
+
+
+def _make_plan(options: argparse.Namespace) -> Plan:
+    from gatera.studies.catalog import load
+    from gatera.studies.plan import Request, make_plan
+    from gatera.studies.settings import parse_overrides
+
+    request = Request(
+        scale=options.scale,
+        seeds=options.seeds,
+        tasks=options.tasks,
+        variants=options.variants,
+        overrides=parse_overrides(options.set),
+        data_root=options.data_root,
+    )
+    return make_plan(load(options.name), request, strict=options.strict)
+
+
+def _stem(options: argparse.Namespace) -> str:
+    """Return the stem of the plan that the options describe, without reading any data."""
+    options.strict = False
+    return _make_plan(options).stem
+
+
+def _store(options: argparse.Namespace) -> Store:
+    from gatera.studies.store import Store
+
+    return Store(options.store)
+
+
+def _existing_store(options: argparse.Namespace) -> Store | None:
+    return _store(options) if (options.store / "format.json").exists() else None
+
+
+def _code_sha256() -> str:
+    from gatera.training.provenance import code_sha256
+
+    return code_sha256()
+
+
+# Options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m gatera.studies",
+        description="Ablation studies of parameter-efficient fine-tuning.",
+        epilog="Exit status: 0 all done; 2 what was given cannot be used; 3 some trials failed "
+        "(the report is written, with dashes and reasons); 130 interrupted, everything kept.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function: Callable[[argparse.Namespace], int], help: str) -> _Parser:
+        command = commands.add_parser(name, help=help, description=help)
+        command.set_defaults(command=function, strict=False)
+        return command
+
+    listing = add("list", _list, "The studies there are, with what each reproduces.")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    plan = add("plan", _plan, "Show a study's trials, parameters and cost; run nothing.")
+    _add_study(plan, json=True)
+    run = add("run", _run, "Run what is missing of a study, then write its report.")
+    run.set_defaults(strict=True)
+    _add_study(run)
+    _add_running(run)
+    status = add("status", _status, "Show how far a study is; reads files only.")
+    _add_study(status, json=True)
+    status.add_argument("--watch", action="store_true", help="show it again until all is done")
+    _add_max_attempts(status)
+    report = add("report", _report, "Write the tables and figures from what is stored.")
+    _add_study(report, json=True)
+    _add_reporting(report)
+    _add_max_attempts(report)
+    export = add("export", _export, "Copy a trained adapter out, as PEFT saves it.")
+    _add_study(export)
+    export.add_argument("variant", metavar="VARIANT")
+    export.add_argument("seed", metavar="SEED", type=int)
+    export.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: ./<study>-<variant>-seed<n>"
+    )
+    ui = add("ui", _ui, "Serve MLflow's UI on the store, on localhost.")
+    _add_store(ui)
+    ui.add_argument("--port", type=int, default=5000, metavar="N", help="default: %(default)s")
+    work = add("work", _work, "Be one worker on a store, until nothing is left to run.")
+    work.add_argument("store", type=Path, metavar="STORE")
+    work.add_argument(
+        "--plan", action="append", default=[], metavar="STEM", help="default: all plans"
+    )
+    _add_max_attempts(work)
+    sync = add("sync", _sync, "Rebuild Optuna's and MLflow's view from the store.")
+    sync.add_argument("store", type=Path, metavar="STORE")
+    _add_tracking(sync)
+    return parser
+
+
+_Parser = argparse.ArgumentParser
+
+
+def _add_study(parser: _Parser, *, json: bool = False) -> None:
+    parser.add_argument("name", metavar="NAME", help="a study's name, or the path of a study file")
+    scales = ("tiny", "small", "paper")
+    parser.add_argument("--scale", choices=scales, default="tiny", help="default: %(default)s")
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N-1")
+    parser.add_argument("--tasks", type=_names, metavar="A,B", help="the tasks that are scored")
+    parser.add_argument("--variants", type=_names, metavar="A,B", help="the rows that are run")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="change a setting for all variants; a variant's own changes win",
+    )
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="default: GATERA_DATA_ROOT")
+    _add_store(parser)
+    if json:
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_store(parser: _Parser) -> None:
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=Path("gatera-store"),
+        metavar="DIR",
+        help="default: ./%(default)s",
+    )
+
+
+def _add_running(parser: _Parser) -> None:
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="default: one a visible GPU, else one a core"
+    )
+    parser.add_argument("--workers-per-gpu", type=_positive, default=1, metavar="N")
+    parser.add_argument(
+        "--retry", choices=("failed", "stale"), help="run failed, or outdated, trials again"
+    )
+    _add_max_attempts(parser)
+    _add_tracking(parser)
+    _add_reporting(parser)
+
+
+def _add_max_attempts(parser: _Parser) -> None:
+    parser.add_argument(
+        "--max-attempts", type=_positive, metavar="N", help="failures after which a trial is left"
+    )
+
+
+def _add_tracking(parser: _Parser) -> None:
+    parser.add_argument("--tracking-uri", metavar="URI", help="default: SQLite in the store")
+
+
+def _add_reporting(parser: _Parser) -> None:
+    parser.add_argument(
+        "--report-dir",
+        type=Path,
+        default=Path("reports"),
+        metavar="DIR",
+        help="default: ./%(default)s",
+    )
+    parser.add_argument(
+        "--no-measured", action="store_true", help="leave out what a clock or a host says"
+    )
+    parser.add_argument(
+        "--allow-mixed", action="store_true", help="let results that were made differently mix"
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+_positive.__name__ = "number of at least 1"  # argparse puts it into its message
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -1,0 +1,54 @@
+"""Writing a report: every form of a study's table, into one folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gatera.reports.figures import write_figures
+from gatera.reports.records import StudyRecord, refuse_mixed
+from gatera.reports.render import csv_text, json_rows, latex, markdown
+from gatera.reports.tables import build_table
+from gatera.trial import Json
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """The files of a report, its text and its rows."""
+
+    markdown: str
+    rows: list[dict[str, Json]]
+    files: tuple[Path, ...]
+
+
+def write_report(
+    record: StudyRecord, folder: Path, *, measured: bool = True, allow_mixed: bool = False
+) -> WrittenReport:
+    """Write `<stem>.md`, `.csv`, `.tex` and `figures/<stem>.*.png` into `folder`.
+
+    Args:
+        record: The study's rows and results.
+        folder: Where the files go; made where it does not exist.
+        measured: Whether to print what a clock or a host says.
+        allow_mixed: Whether results that were not made alike may stand in one table.
+
+    Raises:
+        InputError: the results were not made alike, and `allow_mixed` is false.
+    """
+    if not allow_mixed:
+        refuse_mixed(record)
+    table = build_table(record)
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = write_figures(table, folder / "figures")
+    text = markdown(table, measured=measured, figures=[f"figures/{path.name}" for path in figures])
+    files = {
+        "md": text,
+        "csv": csv_text(table, measured=measured),
+        "tex": latex(table),
+    }
+    written = []
+    for suffix, content in files.items():
+        path = folder / f"{record.stem}.{suffix}"
+        path.write_text(content, encoding="utf-8")
+        written.append(path)
+    return WrittenReport(text, json_rows(table, measured=measured), (*written, *figures))

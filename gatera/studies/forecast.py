@@ -1,0 +1,94 @@
+"""What a plan will cost and what it can find: estimates, each with what it rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from gatera.reports.statistics import ASSUMED_SPREAD, detectable_difference
+from gatera.studies.plan import Plan
+from gatera.studies.progress import Snapshot, duration
+from gatera.studies.spec import FROZEN
+from gatera.trial import Json
+
+
+def estimate(plan: Plan, snapshot: Snapshot | None) -> dict[str, Json]:
+    """Return how long the missing trials take one after another, from those already finished.
+
+    `seconds` is None where no trained trial of the plan has finished: nothing was measured then.
+    """
+    seconds = snapshot.trial_seconds if snapshot is not None else {}
+    left = snapshot.unfinished if snapshot is not None else list(plan.trials)
+    trained = [s for t in plan.trials if t.variant != FROZEN and (s := seconds.get(t.key))]
+    if not trained:
+        return {
+            "seconds": None,
+            "trials_left": len(left),
+            "basis": "no trial of this plan has finished in the store; run one to measure",
+        }
+    typical = sum(trained) / len(trained)
+    return {
+        "seconds": typical * len(left),
+        "trials_left": len(left),
+        "basis": f"{len(left)} trials of {typical:.1f} s, the mean of {len(trained)} finished "
+        "ones, one after another",
+    }
+
+
+def expected_detectable_difference(plan: Plan) -> dict[str, Json]:
+    """Return the smallest difference of averages that the plan's seeds find with 80 % power.
+
+    The spread of a paired difference is taken as that of two independent arms, which pairing can
+    only lower.
+    """
+    seeds = len({t.seed for t in plan.trials if t.variant != FROZEN})
+    sd = math.sqrt(2) * ASSUMED_SPREAD
+    return {
+        "difference": detectable_difference(sd, seeds),
+        "power": 0.8,
+        "seeds": seeds,
+        "assumed_sd_over_seeds": ASSUMED_SPREAD,
+        "source": "a replicator's LoRA on the commonsense benchmarks, "
+        "github.com/hqsiswiliam/hira, issue 7",
+    }
+
+
+def plan_text(plan: Plan, answer: Mapping[str, Json]) -> str:
+    """Return what `plan` prints for people."""
+    states = [trial["state"] for trial in answer["trials"]]
+    lines = [f"{plan.stem}: {plan.title}" if plan.title else plan.stem]
+    if plan.reproduces:
+        lines.append(f"reproduces {plan.reproduces}")
+    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    lines += [f"tasks: {', '.join(plan.tasks)}", f"{len(states)} trials: {counted}", ""]
+    width = max(len(name) for name in plan.changes)
+    for name, described in answer["variants"].items():
+        seeds = [trial["seed"] for trial in answer["trials"] if trial["variant"] == name]
+        changes = ", ".join(f"{field}={value}" for field, value in described["changes"].items())
+        role = " (reference)" if name == plan.reference else ""
+        lines.append(
+            f"  {name:<{width}}  seeds {_span(seeds)}  {described['trainable_parameters']:>12,} "
+            f"trainable ({described['trainable_percent']:.4f} %)  {changes}{role}"
+        )
+    return "\n".join([*lines, "", _cost_line(answer["estimate"]), _power_line(answer)])
+
+
+def _span(seeds: list[int]) -> str:
+    return str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}..{seeds[-1]}"
+
+
+def _cost_line(cost: Mapping[str, Json]) -> str:
+    if cost["seconds"] is None:
+        return f"cost: not known ({cost['basis']})"
+    return f"cost, estimated: {duration(cost['seconds'])} ({cost['basis']})"
+
+
+def _power_line(answer: Mapping[str, Json]) -> str:
+    power = answer["detectable_difference"]
+    if power["difference"] is None:
+        return "one seed: no difference can be tested"
+    return (
+        f"with {power['seeds']} seeds a difference of {100 * power['difference']:.2f} points is "
+        f"found with 80 % power, if seeds scatter by {100 * power['assumed_sd_over_seeds']:.2f} "
+        f"points ({power['source']})"
+    )
