@@ -24,7 +24,7 @@ from gatera.trial import Trial
 
 _IDLE_SECONDS = 0.5  # between two looks at a store in which others run the last trials
 _LOG_TAIL_LINES = 15
-_PRELOAD = ["gatera.training.fit"]
+_PRELOAD = ["gatera.training.fitting"]
 
 
 def work(folder: Path, *, stems: Sequence[str], worker: str, max_attempts: int | None) -> None:
