@@ -56,7 +56,7 @@ def test_a_trial_gives_the_same_bytes_twice(
     assert predictions["correct"].mean() == first.metrics["test/accuracy"]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -71,11 +71,11 @@ def test_an_interrupted_trial_ends_like_one_that_was_not(
     def save_and_die(folder: Path, state: checkpoints.TrainState) -> None:
         save(folder, state)
         if state.step == 6:
-            raise Killed
+            raise KilledError
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints, "save", save_and_die)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             fit(trial, tmp_path / "cut", data_root=data_root)
     newest = tmp_path / "cut" / "checkpoints" / "step-00000006.pt"
     newest.write_bytes(newest.read_bytes()[:1000])  # damaged: the one before it serves

@@ -1,0 +1,81 @@
+"""Generating in batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from gatera.tasks.decoding import Decoding, generate, left_padded
+
+EOS, PAD = 1, 2
+
+
+class Tokenizer:
+    """Ids as text, which is all that decoding asks for."""
+
+    eos_token_id = EOS
+    pad_token_id = PAD
+
+    def batch_decode(self, rows: list[list[int]], skip_special_tokens: bool) -> list[str]:
+        assert skip_special_tokens
+        return [" ".join(str(i) for i in row if i not in (EOS, PAD)) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=13,
+        hidden_size=20,
+        intermediate_size=28,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=0.6,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        bos_token_id=None,
+    )
+    return LlamaForCausalLM(config).double().eval()
+
+
+PROMPTS = [[3], [4, 5, 6, 7], [8, 9], [10, 11, 12], [5, 5], [7, 3, 8, 4, 6]]
+
+
+def greedy(model: Any, prompt: list[int], count: int) -> list[int]:
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] == EOS:
+            return ids[len(prompt) : -1]
+    return ids[len(prompt) :]
+
+
+def test_greedy_batches_equal_one_prompt_at_a_time_without_cache(model: Any) -> None:
+    found = dict(generate(model, Tokenizer(), PROMPTS, Decoding(7, batch_size=4)))
+    for place, prompt in enumerate(PROMPTS):
+        expected = [str(i) for i in greedy(model, prompt, 7) if i != PAD]
+        assert found[place].split() == expected
+    assert len({len(text.split()) for text in found.values()}) > 1  # some end before others
+
+
+def test_the_longest_prompts_come_first(model: Any) -> None:
+    places = [place for place, _ in generate(model, Tokenizer(), PROMPTS, Decoding(1))]
+    assert places == [5, 1, 3, 2, 4, 0]
+
+
+def test_beams_do_not_depend_on_the_batch_and_are_at_least_as_likely(model: Any) -> None:
+    batched = dict(generate(model, Tokenizer(), PROMPTS, Decoding(5, beams=3, batch_size=6)))
+    single = dict(generate(model, Tokenizer(), PROMPTS, Decoding(5, beams=3, batch_size=1)))
+    plain = dict(generate(model, Tokenizer(), PROMPTS, Decoding(5, batch_size=6)))
+    assert batched == single
+    assert batched != plain
+
+
+def test_left_padding() -> None:
+    ids, mask = left_padded([[5], [6, 7, 8]], PAD)
+    assert ids.tolist() == [[PAD, PAD, 5], [6, 7, 8]]
+    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
