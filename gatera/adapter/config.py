@@ -30,9 +30,11 @@ from peft import PeftModel
 """
 
 
-class GateraPeftType(enum.StrEnum):
-    """The key of this method in PEFT's tables. Name and value must agree: the enum hashes by
-    its name, a string from a saved file compares by the value."""
+class GateraPeftType(str, enum.Enum):  # noqa: UP042 (PEFT's status reads str(): "Class.NAME")
+    """The key of this method in PEFT's tables.
+
+    Name and value agree: PEFT finds members and strings from saved files in the same dictionary.
+    """
 
     GATERA = "GATERA"
 

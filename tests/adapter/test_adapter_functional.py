@@ -1,0 +1,237 @@
+"""The adapter's arithmetic against float64 loops written from the equations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gatera.adapter.functional import (
+    binary_entropy,
+    folded_hadamard_linear,
+    hadamard_linear,
+    linear_dtype,
+    token_logit,
+)
+
+IN, OUT, R = 7, 5, 3
+
+
+def random_inputs(*tokens: int, requires_grad: bool = False) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(len(tokens))
+    shapes = {
+        "x": (*tokens, IN),
+        "W": (OUT, IN),
+        "A": (R, IN),
+        "B": (OUT, R),
+        "logit": (*tokens, 1),
+        "bias": (OUT,),
+        "w": (1, IN),
+        "b": (1,),
+    }
+    return {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_(
+            requires_grad
+        )
+        for name, shape in shapes.items()
+    }
+
+
+def sigmoid(z: float) -> float:
+    return 1 / (1 + math.exp(-z))
+
+
+def hadamard_reference(v: dict[str, Tensor], identity: float, gated: bool) -> Tensor:
+    """g · (W ⊙ (identity + BA)) x, one number at a time."""
+    x = v["x"].reshape(-1, IN)
+    logits = v["logit"].reshape(-1)
+    y = torch.zeros(len(x), OUT, dtype=torch.float64)
+    for t in range(len(x)):
+        gate = sigmoid(float(logits[t])) if gated else 1.0
+        for i in range(OUT):
+            for j in range(IN):
+                ba = sum(float(v["B"][i, k]) * float(v["A"][k, j]) for k in range(R))
+                y[t, i] += gate * float(v["W"][i, j]) * (identity + ba) * float(x[t, j])
+    return y.reshape(*v["x"].shape[:-1], OUT)
+
+
+@pytest.mark.parametrize("tokens", [(), (4,), (2, 3), (2, 1, 3)])
+@pytest.mark.parametrize("gated", [False, True])
+def test_hadamard_linear_matches_the_equation(tokens: tuple[int, ...], gated: bool) -> None:
+    v = random_inputs(*tokens)
+    logit = v["logit"] if gated else None
+    expected = hadamard_reference(v, identity=0.0, gated=gated)
+    actual = hadamard_linear(v["x"], v["W"], v["A"], v["B"], logit)
+    torch.testing.assert_close(actual, expected)
+    single = [v[name].float() for name in ("x", "W", "A", "B")]
+    actual = hadamard_linear(*single, None if logit is None else logit.float())
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [(), (4,), (2, 3)])
+def test_folded_hadamard_linear_matches_the_equation(tokens: tuple[int, ...]) -> None:
+    v = random_inputs(*tokens)
+    expected = hadamard_reference(v, identity=1.0, gated=False) + v["bias"]
+    actual = folded_hadamard_linear(v["x"], v["W"], v["bias"], v["A"], v["B"])
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("tokens", [(), (4,), (2, 3)])
+def test_gradients_of_every_input_are_right(tokens: tuple[int, ...]) -> None:
+    v = random_inputs(*tokens, requires_grad=True)
+    weights = (v["x"], v["W"], v["A"], v["B"])
+    assert torch.autograd.gradcheck(hadamard_linear, (*weights, v["logit"]))
+    assert torch.autograd.gradcheck(hadamard_linear, (*weights, None))
+    folded = (v["x"], v["W"], v["bias"], v["A"], v["B"])
+    assert torch.autograd.gradcheck(folded_hadamard_linear, folded)
+    assert torch.autograd.gradcheck(token_logit, (v["x"], v["w"], v["b"]))
+
+
+@pytest.mark.parametrize("needing", ["x", "A", "B", "logit"])
+def test_gradients_are_right_when_only_one_input_needs_them(needing: str) -> None:
+    v = random_inputs(2, 3)
+    v[needing].requires_grad_()
+    inputs = tuple(v[name] for name in ("x", "W", "A", "B", "logit"))
+    assert torch.autograd.gradcheck(hadamard_linear, inputs)
+
+
+def test_second_derivatives_are_right() -> None:
+    v = random_inputs(2, 3, requires_grad=True)
+    inputs = tuple(v[name] for name in ("x", "W", "A", "B", "logit"))
+    assert torch.autograd.gradgradcheck(hadamard_linear, inputs)
+
+
+def test_token_logit_is_computed_in_float32_from_bfloat16_input() -> None:
+    v = random_inputs(2, 3)
+    x = v["x"].bfloat16().requires_grad_()
+    w, b = v["w"].float().requires_grad_(), v["b"].float().requires_grad_()
+    logit = token_logit(x, w, b)
+    assert logit.dtype == torch.float32
+    expected = x.detach().double() @ w.detach().double().t() + b.detach().double()
+    torch.testing.assert_close(logit.double(), expected, rtol=1e-5, atol=1e-5)
+
+    logit.sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.bfloat16
+    assert w.grad is not None
+    assert b.grad is not None
+    torch.testing.assert_close(w.grad, x.detach().float().sum((0, 1))[None], rtol=1e-5, atol=1e-5)
+    assert float(b.grad) == 6.0
+
+
+def test_token_logit_stays_float32_under_autocast() -> None:
+    v = random_inputs(2, 3)
+    x, w, b = v["x"].float(), v["w"].float(), v["b"].float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logit = token_logit(x, w, b)
+    torch.testing.assert_close(logit, x @ w.t() + b)
+
+
+def test_hadamard_linear_follows_autocast_as_a_linear_layer_does() -> None:
+    v = random_inputs(2, 3)
+    inputs = [v[name].float().requires_grad_() for name in ("x", "W", "A", "B", "logit")]
+    exact = hadamard_linear(*inputs)
+    exact_gradients = torch.autograd.grad(exact.sum(), inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear_dtype(inputs[0]) == torch.bfloat16
+        lower = hadamard_linear(*inputs)
+        gradients = torch.autograd.grad(lower.float().sum(), inputs)
+    assert lower.dtype == torch.bfloat16
+    torch.testing.assert_close(lower.float(), exact, rtol=0.05, atol=0.05)
+    for name, low, high in zip("xWABz", gradients, exact_gradients, strict=True):
+        assert low.dtype == torch.float32, name
+        torch.testing.assert_close(low, high, rtol=0.05, atol=0.15)
+
+
+def saved_elements(function: object, *inputs: Tensor) -> int:
+    """Elements kept for the backward pass, those of the inputs left out."""
+    own = {tensor.data_ptr() for tensor in inputs}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in own:
+            kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = function(*inputs)  # type: ignore[operator]
+    assert output.requires_grad
+    return sum(kept.values())
+
+
+def test_nothing_of_the_size_of_the_weight_is_kept_for_backward() -> None:
+    v = random_inputs(2, 3, requires_grad=True)
+    gated = [v[name] for name in ("x", "W", "A", "B", "logit")]
+    assert saved_elements(hadamard_linear, *gated) == 0
+    folded = [v[name] for name in ("x", "W", "bias", "A", "B")]
+    assert saved_elements(folded_hadamard_linear, *folded) == 0
+
+
+def test_entropy_matches_the_equation_and_its_limits() -> None:
+    logits = torch.linspace(-6, 6, 25, dtype=torch.float64)
+    expected = []
+    for z in logits.tolist():
+        g = sigmoid(z)
+        expected.append(-(g * math.log(g) + (1 - g) * math.log(1 - g)))
+    torch.testing.assert_close(binary_entropy(logits), torch.tensor(expected, dtype=torch.float64))
+    assert binary_entropy(torch.tensor(0.0)).item() == pytest.approx(math.log(2), abs=1e-7)
+    for extreme in (-1e4, -100.0, 100.0, 1e4):
+        z = torch.tensor(extreme, requires_grad=True)
+        entropy = binary_entropy(z)
+        entropy.backward()
+        assert entropy.item() == pytest.approx(0.0, abs=1e-30)
+        assert z.grad is not None
+        assert z.grad.item() == pytest.approx(0.0, abs=1e-30)
+
+
+def test_entropy_has_no_gradient_at_one_half() -> None:
+    z = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    binary_entropy(z).sum().backward()
+    assert z.grad is not None
+    torch.testing.assert_close(z.grad, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-15)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    logit=st.floats(-12, 12),
+    scale=st.floats(0.01, 30),
+    out=st.integers(1, 6),
+    into=st.integers(1, 6),
+    r=st.integers(1, 4),
+)
+def test_theorem_1_bounds_the_gradient_of_the_update(
+    seed: int, logit: float, scale: float, out: int, into: int, r: int
+) -> None:
+    """‖∂L/∂(BA)‖_F ≤ g ‖W0‖ ‖∂L/∂y‖ ‖x‖ for one token, arXiv:2511.17582, Theorem 1.
+
+    With B the identity, A is the product itself, so its gradient is the theorem's.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    x = scale * torch.randn(into, generator=generator, dtype=torch.float64)
+    W = torch.randn(out, into, generator=generator, dtype=torch.float64)
+    BA = torch.randn(out, r, generator=generator, dtype=torch.float64) @ torch.randn(
+        r, into, generator=generator, dtype=torch.float64
+    )
+    d_y = torch.randn(out, generator=generator, dtype=torch.float64)
+    product = BA.requires_grad_()
+    z = torch.tensor([logit], dtype=torch.float64)
+    y = hadamard_linear(x, W, product, torch.eye(out, dtype=torch.float64), z)
+    (gradient,) = torch.autograd.grad(y, product, d_y)
+    bound = sigmoid(logit) * W.norm() * d_y.norm() * x.norm()
+    assert gradient.norm() <= bound * (1 + 1e-9)
+
+
+def test_closed_gates_leave_no_gradient() -> None:
+    """Corollary 2: as g goes to 0 the gradient of the update vanishes."""
+    v = random_inputs(2, 3)
+    A = v["A"].requires_grad_()
+    hadamard_linear(
+        v["x"], v["W"], A, v["B"], torch.full((2, 3, 1), -60.0).double()
+    ).sum().backward()
+    assert A.grad is not None
+    assert A.grad.abs().max() < 1e-20
