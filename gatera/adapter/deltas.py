@@ -67,8 +67,9 @@ class Hira:
         return hadamard_linear(dropout(x), W, A, layer_scaled(B, gate), None)
 
     def weight(self, W: Tensor, A: Tensor, B: Tensor, scale: float | Tensor) -> Tensor:
-        """Return scale · W ⊙ (BA)."""
-        return hadamard_product(W, A, B * scale, torch.promote_types(W.dtype, B.dtype))
+        """Return scale · W ⊙ (BA), float32 or better."""
+        wide = torch.promote_types(torch.promote_types(W.dtype, B.dtype), torch.float32)
+        return hadamard_product(W, A.to(wide), (B * scale).to(wide), wide)
 
 
 class Lora:
