@@ -84,7 +84,7 @@ class GateRecorder:
             return
         for _, layer in self._layers:
             layer.recorder = self
-        self._handle = self._model.register_forward_pre_hook(self._begin_pass, with_kwargs=True)
+        self._handle = self._model.register_forward_pre_hook(_PassHook(self), with_kwargs=True)
 
     def stop(self) -> None:
         """Leave the model as it was; what was recorded stays readable."""
@@ -158,8 +158,8 @@ class GateRecorder:
         self.add_to(gathered, tokens)
         return gathered
 
-    def _begin_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of the model: a new pass begins, with these arguments."""
+    def begin_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note that a new forward pass begins, with these arguments; called by the model's hook."""
         self.add_to(self._earlier)
         self._logits.clear()
         self._rows.clear()
@@ -225,6 +225,17 @@ class GateRecorder:
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """A model that is copied while it is recorded gives a copy that is not."""
         return
+
+
+class _PassHook:
+    """The forward pre-hook of a recorder; on a copy of the model it does nothing."""
+
+    def __init__(self, recorder: GateRecorder | None) -> None:
+        self.recorder = recorder
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.recorder is not None:
+            self.recorder.begin_pass(module, args, kwargs)
 
 
 class GateStatistics:
