@@ -50,9 +50,9 @@ class Trial:
     @property
     def key(self) -> str:
         """The first 16 hex digits of the hash of all that determines the result."""
-        return sha256_of(
-            {"config": self.config, "identities": self.identities, "seed": self.seed}
-        )[:16]
+        return sha256_of({"config": self.config, "identities": self.identities, "seed": self.seed})[
+            :16
+        ]
 
     def to_json(self) -> dict[str, Json]:
         """Return the trial as plain JSON values, its key included."""
@@ -92,6 +92,12 @@ class TrialResult:
     predictions_sha256: str
     provenance: Mapping[str, Json]  # code hash, versions, device, dtype, threads, data, ...
     measured: Mapping[str, Json] = field(default_factory=dict)  # what a clock or a host says
+
+    @property
+    def seconds(self) -> float:
+        """Return how long training, validation and scoring took."""
+        phases = ("train_seconds", "validation_seconds", "eval_seconds")
+        return float(sum(self.measured.get(phase) or 0.0 for phase in phases))
 
     def to_json(self) -> dict[str, Json]:
         """Return the result as plain JSON values."""

@@ -62,15 +62,16 @@ class StudyRecord:
 def mixed_provenance(record: StudyRecord) -> dict[str, list[str]]:
     """Return the compared fields that disagree among the results, with the trials of each value.
 
-    Each value is a list of lines `value: variant/seed, ...`.
+    Each value is a list of lines `value: variant/seed, ...`. A field that is None, as the loss mask
+    of a trial without training, disagrees with nothing.
     """
     mixed = {}
     for field in COMPARED:
         trials: dict[str, list[str]] = {}
         for row in record.rows:
             for seed, result in row.results.items():
-                value = str(result.provenance.get(field))
-                trials.setdefault(value, []).append(f"{row.variant}/seed{seed}")
+                if (value := result.provenance.get(field)) is not None:
+                    trials.setdefault(str(value), []).append(f"{row.variant}/seed{seed}")
         if len(trials) > 1:
             mixed[field] = [f"{value}: {', '.join(names)}" for value, names in trials.items()]
     return mixed

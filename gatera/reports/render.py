@@ -261,7 +261,6 @@ def _detectable(table: Table) -> float | None:
     return detectable_difference(middle.sd, middle.pairs) if middle.sd > 0 else None
 
 
-_GATE_NAMES = ("mean", "share_below_0.1", "share_above_0.9", "entropy")
 _GATE_READING = (
     "Over the tokens of the test items, every gated layer counted alike; shares in %, entropy in "
     "nats (0 for closed or open gates, 0.693 for gates at one half)."
@@ -273,7 +272,7 @@ def _gate_columns(table: Table) -> tuple[list[str], list[list[str]]]:
     lines = []
     for row in table.rows:
         if row.gates:
-            every = row.gates["all"]
+            every = row.gates["overall"]
             lines.append(
                 [
                     row.variant,
@@ -350,7 +349,21 @@ def _data_lines(record: StudyRecord) -> list[str]:
         f"backbone: {backbone}",
         f"prompt template: {str(identities['template'])[:16]}",
         f"data: {', '.join(files)}",
+        *_data_counts(record),
     ]
+
+
+def _data_counts(record: StudyRecord) -> list[str]:
+    """Return how many items were dropped or cut, the largest number among the trials."""
+    said = {
+        "dropped_items": "training items dropped because they stand in a test set",
+        "truncated_train_items": "training prompts cut to train.max_tokens",
+        "truncated_test_items": "test prompts cut to the backbone's context",
+    }
+    counts = {
+        name: max(result.provenance.get(name) or 0 for result in record.results) for name in said
+    }
+    return [f"{text}: {counts[name]}" for name, text in said.items()]
 
 
 def _markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

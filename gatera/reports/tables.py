@@ -162,7 +162,7 @@ def _mean_gates(results: Sequence[TrialResult]) -> dict[str, Json]:
         tokens: {
             name: basic.fmean(gates[tokens][name] for gates in gated) for name in gated[0][tokens]
         }
-        for tokens in ("all", "prompt", "answer")
+        for tokens in ("overall", "prompt", "answer")
         if tokens in gated[0]
     }
 
@@ -175,11 +175,7 @@ def _known(results: Sequence[TrialResult], name: str) -> list[int]:
 def _mean_seconds(results: Sequence[TrialResult]) -> float | None:
     if not results:
         return None
-    totals = [
-        (r.measured.get("train_seconds") or 0.0) + (r.measured.get("eval_seconds") or 0.0)
-        for r in results
-    ]
-    return basic.fmean(totals)
+    return basic.fmean(result.seconds for result in results)
 
 
 def _notes(row: RowRecord) -> tuple[str, ...]:

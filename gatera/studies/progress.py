@@ -89,10 +89,7 @@ def take_snapshot(
         status = store.status(trial, code_sha256=code_sha256, max_attempts=max_attempts)
         statuses[trial.key] = status
         if status.state in ("done", "stale") and (result := store.result(trial.key)) is not None:
-            measured = result.measured
-            seconds[trial.key] = sum(
-                measured.get(name) or 0.0 for name in ("train_seconds", "eval_seconds")
-            )
+            seconds[trial.key] = result.seconds
     return Snapshot(plan, statuses, seconds, time.time())
 
 
@@ -121,11 +118,16 @@ def _running_line(trial: Trial, status: TrialStatus) -> str:
         what += f" (attempt {status.attempt})"
     if not progress:
         return f"{where}  {what}: starting"
-    step = f"{progress.get('phase', 'train')} step {progress.get('step')}"
-    if progress.get("max_steps"):
-        step += f" of {progress['max_steps']}"
+    return f"{where}  {what}: {_phase(progress)}"
+
+
+def _phase(progress: Mapping[str, Json]) -> str:
+    """Return what a line of metrics.jsonl says of the trial's progress."""
+    if progress["phase"] == "test":
+        return f"test item {progress.get('answered')} of {progress.get('items')}"
     loss = progress.get("train/loss")
-    return f"{where}  {what}: {step}" + (f", loss {loss:.3f}" if loss is not None else "")
+    step = f"{progress['phase']} step {progress['step']} of {progress['max_steps']}"
+    return step + (f", loss {loss:.3f}" if loss is not None else "")
 
 
 def trial_rows(snapshot: Snapshot) -> list[dict[str, Json]]:

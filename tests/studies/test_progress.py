@@ -1,0 +1,75 @@
+import json
+import os
+import time
+
+from conftest import CODE, commit_result
+
+from gatera.studies.progress import (
+    duration,
+    failure_lines,
+    take_snapshot,
+    trial_rows,
+    whole_line,
+    worker_lines,
+)
+from gatera.studies.store import Failure
+
+
+def snapshot_of(store, plan):
+    return take_snapshot(store, plan, code_sha256=CODE)
+
+
+def test_counts_name_every_state(store, plan):
+    commit_result(store, plan.trials_of("hira")[0], 0.5)
+    counts = snapshot_of(store, plan).counts
+    assert counts == {
+        "planned": 10,
+        "done": 1,
+        "running": 0,
+        "waiting": 9,
+        "failed": 0,
+        "pruned": 0,
+        "stale": 0,
+    }
+
+
+def test_the_eta_rests_on_finished_trials(store, plan):
+    assert snapshot_of(store, plan).eta_seconds is None
+    for trial in plan.trials[:9]:
+        commit_result(store, trial, 0.5)
+    # One trial is left, nobody runs it, and finished ones took 8 + 2 seconds.
+    assert snapshot_of(store, plan).eta_seconds == 10.0
+    commit_result(store, plan.trials[9], 0.5)
+    done = snapshot_of(store, plan)
+    assert done.eta_seconds == 0.0
+    assert whole_line(done) == "10 of 10 trials done"
+
+
+def test_a_running_trial_is_a_line_with_its_step(store, plan):
+    trial = plan.trials_of("gatera")[0]
+    owner = {"worker": "w", "host": "h", "pid": 7, "claimed_at": time.time() - 30}
+    claim = store.claim(trial.key, owner)
+    folder = store.attempt_folder(trial.key, 1)
+    assert worker_lines(snapshot_of(store, plan)) == ["h:7  gatera seed 0: starting"]
+    line = {"phase": "train", "step": 50, "max_steps": 200, "train/loss": 0.25}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    snapshot = snapshot_of(store, plan)
+    assert worker_lines(snapshot) == ["h:7  gatera seed 0: train step 50 of 200, loss 0.250"]
+    # A quarter took 30 s: 120 s in all for each of the 10 trials, 30 of them gone.
+    assert abs(snapshot.eta_seconds - (10 * 120 - 30)) < 5
+    row = next(row for row in trial_rows(snapshot) if row["key"] == trial.key)
+    assert (row["state"], row["step"], row["max_steps"], row["host"]) == ("running", 50, 200, "h")
+    claim.release()
+
+
+def test_a_failure_shows_its_reason_and_its_log(store, plan):
+    trial = plan.trials_of("gatera")[0]
+    for attempt in (1, 2):
+        store.claim(trial.key, {"pid": os.getpid()}).release()
+        store.write_failure(trial.key, Failure(attempt, "bug", "gatera, seed 0: it broke", "a\nb"))
+    lines = failure_lines(snapshot_of(store, plan))
+    assert lines == ["failed (bug, attempt 2): gatera, seed 0: it broke", "    a", "    b"]
+
+
+def test_durations_are_read_by_people():
+    assert [duration(s) for s in (7.4, 125, 7260)] == ["7 s", "2 min 05 s", "2 h 01 min"]

@@ -1,0 +1,82 @@
+import dataclasses
+
+import optuna
+import pytest
+from conftest import commit_result
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from gatera.studies import schedule
+from gatera.studies.store import Failure
+
+COMPLETE, RUNNING, FAIL = (optuna.trial.TrialState[s] for s in ("COMPLETE", "RUNNING", "FAIL"))
+
+
+def optuna_trials(store, name="made_up.tiny"):
+    storage = JournalStorage(JournalFileBackend(str(store.folder / "optuna.journal")))
+    return optuna.load_study(study_name=name, storage=storage).get_trials()
+
+
+def test_every_planned_trial_is_in_optuna_once(store, plan):
+    for _ in range(3):
+        schedule.sync(store, [plan])
+    trials = optuna_trials(store)
+    assert [trial.user_attrs["key"] for trial in trials] == [trial.key for trial in plan.trials]
+    assert [trial.params for trial in trials] == [
+        {"variant": trial.variant, "seed": trial.seed} for trial in plan.trials
+    ]
+    assert {trial.state for trial in trials} == {RUNNING}
+
+
+def test_a_result_is_told(store, plan):
+    schedule.sync(store, [plan])
+    commit_result(store, plan.trials[3], 0.625)
+    schedule.sync(store, [plan])
+    told = optuna_trials(store)[3]
+    assert (told.state, told.value) == (COMPLETE, 0.625)
+
+
+def test_a_failed_trial_that_then_succeeds_is_told_anew(store, plan):
+    key = plan.trials[0].key
+    for attempt in (1, 2):
+        store.claim(key, {}).release()
+        store.write_failure(key, Failure(attempt, "bug", "it broke", ""))
+    schedule.sync(store, [plan])
+    assert optuna_trials(store)[0].state == FAIL
+    commit_result(store, plan.trials[0], 0.5)
+    schedule.sync(store, [plan])
+    trials = optuna_trials(store)
+    assert len(trials) == len(plan.trials)
+    assert (trials[0].state, trials[0].value) == (COMPLETE, 0.5)
+
+
+def test_a_new_variant_joins_the_study(store, plan):
+    schedule.sync(store, [plan])
+    more = dataclasses.replace(
+        plan,
+        changes={**plan.changes, "another": {}},
+        trials=(*plan.trials, dataclasses.replace(plan.trials[-1], variant="another", seed=77)),
+    )
+    schedule.sync(store, [more])
+    assert optuna_trials(store)[-1].params == {"variant": "another", "seed": 77}
+    assert len(optuna_trials(store)) == 11
+
+
+def test_a_torn_journal_is_read_again(store, plan):
+    schedule.sync(store, [plan])
+    journal = store.folder / "optuna.journal"
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 4, "trial_')
+    with pytest.raises(ValueError, match="JSON|delimiter|Unterminated|Expecting"):
+        optuna_trials(store)
+    schedule.sync(store, [plan])
+    assert len(optuna_trials(store)) == 10
+
+
+def test_a_lost_journal_comes_back_equal(store, plan):
+    commit_result(store, plan.trials[0], 0.5)
+    schedule.sync(store, [plan])
+    before = [(t.params, t.value, t.state, t.user_attrs) for t in optuna_trials(store)]
+    (store.folder / "optuna.journal").unlink()
+    schedule.sync(store, [plan])
+    assert [(t.params, t.value, t.state, t.user_attrs) for t in optuna_trials(store)] == before

@@ -1,0 +1,180 @@
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+from conftest import CODE, commit_result, make_result
+
+from gatera.errors import InputError
+from gatera.studies.store import Failure, Store
+
+OWNER = {"worker": "w", "host": "h", "pid": 1, "claimed_at": 0.0}
+
+
+def test_a_store_of_another_format_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "format.json").write_text('{"format": 99}\n')
+    with pytest.raises(InputError, match="has format 99, this gatera reads format 1"):
+        Store(tmp_path, create=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["format.json"]
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="is not empty and holds no store"):
+        Store(tmp_path, create=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_missing_store_says_how_one_is_made(tmp_path):
+    with pytest.raises(InputError, match="`run` makes one"):
+        Store(tmp_path / "none")
+
+
+def test_plans_are_kept_under_their_stem(store, plan):
+    store.write_plan(plan)
+    assert store.stems() == ["made_up.tiny"]
+    assert store.plan("made_up.tiny") == plan
+    with pytest.raises(InputError, match=r"no plan other.tiny in .*it holds made_up.tiny"):
+        store.plan("other.tiny")
+
+
+def test_a_trial_has_one_live_claim(store, plan):
+    key = plan.trials[0].key
+    first = store.claim(key, OWNER)
+    assert first is not None
+    assert first.attempt == 1
+    assert store.is_running(key)
+    assert store.claim(key, OWNER) is None
+    first.release()
+    assert not store.is_running(key)
+    second = store.claim(key, OWNER)
+    assert second is not None
+    assert second.attempt == 2
+    second.release()
+
+
+def test_of_many_claimers_one_wins(store, plan):
+    key = plan.trials[0].key
+    barrier, won = threading.Barrier(8), []
+
+    def claim():
+        mine = Store(store.folder)
+        barrier.wait()
+        won.append(mine.claim(key, OWNER))
+
+    threads = [threading.Thread(target=claim) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winners = [claim for claim in won if claim is not None]
+    assert len(winners) == 1
+    winners[0].release()
+
+
+def test_the_claim_of_a_killed_process_is_dead(store, plan):
+    key = plan.trials[0].key
+    program = textwrap.dedent(f"""
+        import os, signal
+        from pathlib import Path
+        from gatera.studies.store import Store
+        claim = Store(Path({str(store.folder)!r})).claim({key!r}, {{}})
+        assert claim is not None
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    killed = subprocess.run([sys.executable, "-c", program], check=False)
+    assert killed.returncode == -9
+    assert store.newest_attempt(key) == 1
+    assert not store.is_running(key)
+
+
+def test_a_result_is_written_once(store, plan):
+    trial = plan.trials[1]
+    first = commit_result(store, trial, 0.5)
+    store.attempt_folder(trial.key, 2).mkdir(parents=True)
+    store.predictions_path(trial.key, 2).write_bytes(b"late")
+    assert not store.commit(make_result(trial, 0.9, attempt=2))
+    assert store.result(trial.key) == first
+    assert store.claim(trial.key, OWNER) is None
+
+
+def test_a_result_needs_its_predictions(store, plan):
+    trial = plan.trials[1]
+    claim = store.claim(trial.key, OWNER)
+    with pytest.raises(FileNotFoundError):
+        store.commit(make_result(trial, 0.5))
+    assert not store.has_result(trial.key)
+    claim.release()
+
+
+def test_a_damaged_result_is_named(store, plan):
+    trial = plan.trials[1]
+    commit_result(store, trial, 0.5)
+    path = store.trial_folder(trial.key) / "result.json"
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(InputError, match=r"result\.json cannot be read"):
+        store.result(trial.key)
+
+
+def test_status_follows_a_trial_through_its_life(store, plan):
+    trial = plan.trials[1]
+
+    def state(code=CODE):
+        return store.status(trial, code_sha256=code).state
+
+    assert state() == "waiting"
+    claim = store.claim(trial.key, OWNER)
+    metrics = store.attempt_folder(trial.key, 1) / "metrics.jsonl"
+    metrics.write_text('{"phase": "train", "step": 3}\n{"phase": "train", "st')
+    status = store.status(trial, code_sha256=CODE)
+    assert (status.state, status.owner) == ("running", OWNER)
+    assert status.progress == {"phase": "train", "step": 3}
+    claim.release()
+    assert state() == "waiting"
+    commit_result(store, trial, 0.5)
+    assert state() == "done"
+    assert state(code="d" * 64) == "stale"
+    store.retire_result(trial.key, "old")
+    assert state() == "waiting"
+
+
+def test_a_trial_fails_after_its_kinds_limit_and_can_be_forgiven(store, plan):
+    trial = plan.trials[1]
+    for attempt in (1, 2):
+        assert not store.has_failed(trial.key, None)
+        store.claim(trial.key, OWNER).release()
+        store.write_failure(trial.key, Failure(attempt, "bug", "it broke", "the log"))
+    assert store.has_failed(trial.key, None)
+    assert not store.has_failed(trial.key, 3)
+    status = store.status(trial, code_sha256=CODE)
+    assert (status.state, status.failure) == ("failed", Failure(2, "bug", "it broke", "the log"))
+    store.forgive_failures(trial.key)
+    assert store.status(trial, code_sha256=CODE).state == "waiting"
+
+
+def test_being_killed_counts_less_than_a_bug(store, plan):
+    key = plan.trials[1].key
+    for attempt in range(1, 6):
+        assert not store.has_failed(key, None)
+        store.claim(key, OWNER).release()
+        store.write_failure(key, Failure(attempt, "killed", "killed by SIGKILL", ""))
+    assert store.has_failed(key, None)
+
+
+def test_an_attempt_resumes_only_what_the_same_code_ran(store, plan):
+    key = plan.trials[1].key
+    for code in ("old", "new", "new"):
+        claim = store.claim(key, OWNER)
+        earlier = store.note_attempt(key, claim.attempt, code)
+        claim.release()
+    assert earlier == [store.attempt_folder(key, 2)]
+
+
+def test_nothing_half_written_is_left_under_a_name(store, plan):
+    commit_result(store, plan.trials[1], 0.5)
+    store.write_plan(plan)
+    for path in store.folder.rglob("*.json"):
+        json.loads(path.read_text())
+    assert not [p for p in store.folder.rglob(".*") if p.is_file()]
