@@ -1,0 +1,115 @@
+"""MLflow against a store with made-up results; one database for the module, as it takes seconds."""
+
+import json
+import shutil
+
+import pytest
+from conftest import commit_result
+from mlflow.tracking import MlflowClient
+
+from gatera.studies import tracking
+from gatera.studies.store import Failure, Store
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("database") / "store", create=True)
+    tracking.prepare_database(store)
+    return store.folder / "mlflow.db"
+
+
+@pytest.fixture
+def tracked(store, database):
+    shutil.copy(database, store.folder / "mlflow.db")
+    return store
+
+
+def runs_of(store, plan):
+    client = MlflowClient(tracking_uri=tracking.local_uri(store))
+    experiment = client.get_experiment_by_name(plan.study)
+    runs = client.search_runs([experiment.experiment_id])
+    children = [run for run in runs if "gatera.key" in run.data.tags]
+    parents = [run for run in runs if "gatera.key" not in run.data.tags]
+    return client, parents, children
+
+
+def write_metrics(store, trial, attempt, steps):
+    lines = [
+        {"phase": "train", "step": s, "max_steps": 9, "train/loss": 1 / s, "gate/mean": 0.5}
+        for s in steps
+    ]
+    path = store.attempt_folder(trial.key, attempt) / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_one_parent_and_one_child_for_each_trial(tracked, plan):
+    for trial in plan.trials:
+        commit_result(tracked, trial, 0.5)
+    for _ in range(2):  # a second supervisor finds the runs again
+        tracking.Tracker(tracked, plan, None).sync()
+    _, parents, children = runs_of(tracked, plan)
+    assert [parent.info.run_name for parent in parents] == [plan.stem]
+    assert sorted(c.data.tags["gatera.key"] for c in children) == sorted(
+        trial.key for trial in plan.trials
+    )
+    child = next(c for c in children if c.data.tags["gatera.variant"] == "hira")
+    assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+    assert child.data.params["adapter.gate"] == "none"
+    assert child.data.params["train.batch_size"] == "32"
+    assert child.data.metrics["test/accuracy/world_truth"] == 0.5
+    assert child.data.metrics["measured/peak_memory_bytes"] == 2**28
+    assert child.info.status == "FINISHED"
+
+
+def test_points_are_logged_once_however_often_it_starts_again(tracked, plan):
+    trial = plan.trials_of("gatera")[0]
+    claim = tracked.claim(trial.key, {})
+    write_metrics(tracked, trial, 1, [1, 2, 3])
+    tracking.Tracker(tracked, plan, None).sync()
+    claim.release()
+    claim = tracked.claim(trial.key, {})  # a second attempt, resumed from step 2
+    write_metrics(tracked, trial, 2, [3, 4])
+    tracker = tracking.Tracker(tracked, plan, None)
+    tracker.sync()
+    write_metrics(tracked, trial, 2, [3, 4, 5])
+    tracker.sync()
+    client, _, children = runs_of(tracked, plan)
+    history = client.get_metric_history(children[0].info.run_id, "train/loss")
+    assert sorted(point.step for point in history) == [1, 2, 3, 4, 5]
+    assert children[0].info.status == "RUNNING"
+    claim.release()
+
+
+def test_a_failed_trial_is_a_failed_run(tracked, plan):
+    trial = plan.trials_of("gatera")[0]
+    for attempt in (1, 2):
+        tracked.claim(trial.key, {}).release()
+        tracked.write_failure(trial.key, Failure(attempt, "bug", "it broke", ""))
+    tracking.Tracker(tracked, plan, None).sync()
+    _, _, children = runs_of(tracked, plan)
+    assert [child.info.status for child in children] == ["FAILED"]
+
+
+def test_the_report_and_the_predictions_are_artifacts(tracked, plan, tmp_path):
+    trial = plan.trials_of("gatera")[0]
+    commit_result(tracked, trial, 0.5)
+    report = tmp_path / "made_up.tiny.md"
+    report.write_text("# a report")
+    tracker = tracking.Tracker(tracked, plan, None)
+    tracker.sync()
+    tracker.log_report({"report": [report]})
+    client, parents, children = runs_of(tracked, plan)
+    stored = client.list_artifacts(parents[0].info.run_id, "report")
+    assert [item.path for item in stored] == ["report/made_up.tiny.md"]
+    names = [item.path for item in client.list_artifacts(children[0].info.run_id)]
+    assert names == ["predictions.parquet"]
+    artifacts = tracked.folder / "mlartifacts"
+    assert list(artifacts.rglob("made_up.tiny.md"))
+
+
+def test_a_database_that_was_not_finished_is_made_again(store):
+    (store.folder / "mlflow.db.tmp").write_bytes(b"half")
+    tracking.prepare_database(store)
+    client = MlflowClient(tracking_uri=tracking.local_uri(store))
+    assert client.search_experiments()
+    assert not (store.folder / "mlflow.db.tmp").exists()
