@@ -119,7 +119,7 @@ def make_model(vocabulary_size: int, seed: int) -> Any:
         attention.q_proj.weight.data = shared + 0.03 * torch.randn(size, size)
         attention.k_proj.weight.data = shared + 0.03 * torch.randn(size, size)
         attention.v_proj.weight.data = value
-        attention.o_proj.weight.data = 0.7 * value.T.clone()
+        attention.o_proj.weight.data = 0.7 * value.T.contiguous()
     return model
 
 
@@ -184,8 +184,15 @@ def accuracies(model: Any, ids: dict[str, int], kinds: Sequence[str], rows: int)
     return found
 
 
-def train(model: Any, ids: dict[str, int], schedule: Schedule, seed: int, log_every: int) -> None:
-    """Train in place."""
+def train(
+    model: Any,
+    ids: dict[str, int],
+    schedule: Schedule,
+    seed: int,
+    log_every: int,
+    keep: Callable[[], None],
+) -> None:
+    """Train in place; print accuracies and call `keep` every `log_every` steps."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     source = world.TextSource(random.Random(f"pretrain {seed}"))
     batches = Batches(source, ids, schedule.width)
@@ -205,6 +212,7 @@ def train(model: Any, ids: dict[str, int], schedule: Schedule, seed: int, log_ev
             found = {k: round(v, 3) for k, v in accuracies(model, ids, MEASURED, 32).items()}
             seconds = time.perf_counter() - started
             print(f"{step + 1} {seconds:.0f}s loss {loss.item():.3f} {found}", flush=True)
+            keep()
 
 
 def save(model: Any, tokenizer: Any, out: Path, made_by: dict[str, str]) -> None:
@@ -233,9 +241,17 @@ def main() -> None:
     model = make_model(len(ids), arguments.seed)
     print(f"{sum(p.numel() for p in model.parameters())} parameters, {len(ids)} words", flush=True)
     schedule = Schedule(steps=arguments.steps)
-    train(model, ids, schedule, arguments.seed, arguments.log_every)
-    made_by = {"script": "gatera.backbones.pretrain", "seed": str(arguments.seed)}
-    save(model, tokenizer, arguments.out, {**made_by, "schedule": json.dumps(vars(schedule))})
+    made_by = {
+        "script": "gatera.backbones.pretrain",
+        "seed": str(arguments.seed),
+        "schedule": json.dumps(vars(schedule)),
+    }
+
+    def keep() -> None:
+        save(model, tokenizer, arguments.out, made_by)
+
+    train(model, ids, schedule, arguments.seed, arguments.log_every, keep)
+    keep()
 
 
 if __name__ == "__main__":
