@@ -62,7 +62,7 @@ def fact_names(split: str) -> dict[str, tuple[str, ...]]:
 
 
 def _formatted(stem: str, options: Sequence[str], index: int, labels: Sequence[str]) -> Example:
-    listed = " ".join(f"{lab}: {opt}" for lab, opt in zip(labels, options, strict=True))
+    listed = ", ".join(f"{opt} {lab}" for opt, lab in zip(options, labels, strict=True))
     instruction = f"{stem}\n\n{listed}\n\nAnswer format: {'/'.join(labels)}"
     return _example(instruction, labels[index])
 
