@@ -57,6 +57,13 @@ def hadamard_linear(x: Tensor, W: Tensor, A: Tensor, B: Tensor, logit: Tensor | 
     return y
 
 
+def gated_linear(x: Tensor, D: Tensor, logit: Tensor | None) -> Tensor:
+    """Return σ(logit) · D x for a product D, (out, in), that is at hand; without a logit, D x."""
+    with without_autocast(x):
+        y = F.linear(x.to(D.dtype), D)
+        return y if logit is None else y * torch.sigmoid(logit).to(D.dtype)
+
+
 def folded_hadamard_linear(
     x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor
 ) -> Tensor:
@@ -139,10 +146,7 @@ class _HadamardLinear(torch.autograd.Function):
         ctx.save_for_backward(x, W, A, B, logit)
         ctx.dtype = linear_dtype(x)
         with without_autocast(x):
-            y = F.linear(x.to(ctx.dtype), hadamard_product(W, A, B, ctx.dtype))
-            if logit is not None:
-                y = y * torch.sigmoid(logit).to(ctx.dtype)
-        return y
+            return gated_linear(x, hadamard_product(W, A, B, ctx.dtype), logit)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

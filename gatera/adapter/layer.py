@@ -15,10 +15,19 @@ from peft.tuners.tuners_utils import (
 )
 from peft.utils.quantization_utils import quantization_extra_repr, resolve_quantization_backend
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 from transformers.pytorch_utils import Conv1D
 
+from gatera.adapter.cache import products
 from gatera.adapter.deltas import DELTAS, Gated, layer_scaled
-from gatera.adapter.functional import folded_hadamard_linear
+from gatera.adapter.functional import (
+    folded_hadamard_linear,
+    folded_weight,
+    gated_linear,
+    hadamard_product,
+    linear_dtype,
+    without_autocast,
+)
 from gatera.adapter.gates import GATES
 from gatera.errors import InputError
 
@@ -199,8 +208,39 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         if delta.additive:
             x = self._cast_input_dtype(x, A.dtype)
         gated = self._gated(adapter_name, x, rows)
-        W = self._oriented_weight() if delta.needs_weight else A
+        if not delta.needs_weight:
+            return delta.update(x, A, A, B, gated, self.gatera_dropout[adapter_name])
+        W = self._oriented_weight()
+        if self._evaluates():
+            return self._update_from_memory(adapter_name, x, W, gated)
         return delta.update(x, W, A, B, gated, self.gatera_dropout[adapter_name])
+
+    def _update_from_memory(self, adapter_name: str, x: Tensor, W: Tensor, gated: Gated) -> Tensor:
+        """The update in evaluation, where the product D may still be at hand."""
+        dtype = linear_dtype(x)
+        A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
+
+        def build() -> Tensor:
+            with without_autocast(x):
+                scaled = B if gated.input_dependent else layer_scaled(B, gated)
+                return hadamard_product(W, A, scaled, dtype)
+
+        sources = self._product_sources(adapter_name, W)
+        D = products.get(self, (adapter_name, dtype), sources, build)
+        return gated_linear(x, D, gated.logit if gated.input_dependent else None)
+
+    def _product_sources(self, adapter_name: str, W: Tensor) -> tuple[Tensor, ...]:
+        """All that the product of an adapter is made from, the base weight first."""
+        sources = (W, self.gatera_A[adapter_name], self.gatera_B[adapter_name])
+        if adapter_name not in self.gatera_gate or self.gate_depends_on_input(adapter_name):
+            return sources
+        return (*sources, *self.gatera_gate[adapter_name].parameters())
+
+    def _evaluates(self) -> bool:
+        """Whether products are worth keeping: no graph, no training, a weight that stays put."""
+        if torch.is_grad_enabled() or self.training or torch.compiler.is_compiling():
+            return False
+        return self.quantization_backend is None
 
     def _oriented_weight(self) -> Tensor:
         """The base weight as (out, in), with its graph where it is trained."""
@@ -282,15 +322,11 @@ class GateraLinear(nn.Module, GateraLayer):
                 each example of the batch, or "__base__" for none.
         """
         adapter_names = kwargs.pop("adapter_names", None)
-        if self.disable_adapters:
-            if self.merged:
-                self.unmerge()
-            return self._base(x, *args, **kwargs)
-        if adapter_names is not None:
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        if adapter_names is not None and not self.disable_adapters:
             return self._mixed_forward(x, adapter_names, *args, **kwargs)
-        if self.merged:
-            return self._base(x, *args, **kwargs)
-        names = self._active_here()
+        names = [] if self.disable_adapters or self.merged else self._active_here()
         if len(names) == 1 and not args and not kwargs and self._folds(names[0], x):
             return self._folded_forward(names[0], x)
         result = self._base(x, *args, **kwargs)
@@ -352,10 +388,27 @@ class GateraLinear(nn.Module, GateraLayer):
         return A.dtype == W.dtype == x.dtype and x.dtype in (torch.float32, torch.float64)
 
     def _folded_forward(self, adapter_name: str, x: Tensor) -> Tensor:
+        """Base layer and update as one product; in evaluation its weight may be at hand."""
         A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
         B = layer_scaled(B, self._gated(adapter_name, x))
+        W = self._oriented_weight()
         bias: Any = self.base_layer.bias
-        return folded_hadamard_linear(x, self._oriented_weight(), bias, A, B)
+        if not self._evaluates():
+            return folded_hadamard_linear(x, W, bias, A, B)
+        weight = products.get(
+            self,
+            (adapter_name, "folded"),
+            self._product_sources(adapter_name, W),
+            lambda: folded_weight(W, A, B),
+        )
+        return F.linear(x, weight, bias)
+
+    def train(self, mode: bool = True) -> GateraLinear:
+        """Training changes the weights, so products kept for evaluation go."""
+        if mode:
+            products.discard(self)
+        super().train(mode)
+        return self
 
     def __repr__(self) -> str:
         return "gatera." + super().__repr__()

@@ -55,7 +55,7 @@ def reference(module: GateraLinear, x: Tensor, name: str = "default", alpha: flo
             weight = module.gatera_gate[name].weight[0]
             z = sum(weight[j].item() * rows[t, j].item() for j in range(len(weight)))
         if module.gate[name] != "none":
-            z += float(module.gatera_gate[name].bias)
+            z += module.gatera_gate[name].bias.item()
         gate = 1.0 if module.gate[name] == "none" else 1 / (1 + math.exp(-z))
         for i in range(W.shape[0]):
             y[t, i] = float(base.bias[i])
