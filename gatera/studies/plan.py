@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -155,7 +156,11 @@ def _enumerate(
     data_root: Path | None,
     strict: bool,
 ) -> list[Trial]:
-    identities = {name: _identities(c, data_root, strict) for name, c in configs.items()}
+    @functools.cache
+    def fingerprint(task: str, split: str) -> str | None:
+        return _fingerprint(task, split, data_root, strict)
+
+    identities = {name: _identities(config, fingerprint) for name, config in configs.items()}
     order = sorted(configs, key=lambda name: (name != FROZEN, name != reference))
     trials = []
     for seed in seeds:
@@ -168,14 +173,14 @@ def _enumerate(
 
 
 def _identities(
-    config: Mapping[str, Json], data_root: Path | None, strict: bool
+    config: Mapping[str, Json], fingerprint: Callable[[str, str], str | None]
 ) -> dict[str, Json]:
     """Return the hashes of everything outside the configuration that determines a result."""
     data = config["data"]
     files: dict[str, dict[str, str | None]] = {}
     for split, names in (("train", data.get("train_tasks", [])), ("test", data["tasks"])):
         for task in names:
-            files.setdefault(task, {})[split] = _fingerprint(task, split, data_root, strict)
+            files.setdefault(task, {})[split] = fingerprint(task, split)
     return {
         "backbone": backbones.identity(config["backbone"]["name"]),
         "template": template_identity(data["template"]),
@@ -184,11 +189,13 @@ def _identities(
 
 
 def _fingerprint(task: str, split: str, data_root: Path | None, strict: bool) -> str | None:
+    """Return the hash of a split; where strict, only of one whose every record can be used."""
+    if strict:
+        tasks.load(task, split, data_root)
+        return tasks.fingerprint(task, split, data_root)
     try:
         return tasks.fingerprint(task, split, data_root)
     except InputError:
-        if strict:
-            raise
         return None
 
 

@@ -1,7 +1,7 @@
 import dataclasses
+import json
 
 import optuna
-import pytest
 from conftest import commit_result
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -67,10 +67,12 @@ def test_a_torn_journal_is_read_again(store, plan):
     journal = store.folder / "optuna.journal"
     with journal.open("ab") as file:
         file.write(b'{"op_code": 4, "trial_')
-    with pytest.raises(ValueError, match="JSON|delimiter|Unterminated|Expecting"):
-        optuna_trials(store)
+    commit_result(store, plan.trials[0], 0.5)
     schedule.sync(store, [plan])
+    for line in journal.read_text().splitlines():
+        json.loads(line)
     assert len(optuna_trials(store)) == 10
+    assert optuna_trials(store)[0].value == 0.5
 
 
 def test_a_lost_journal_comes_back_equal(store, plan):

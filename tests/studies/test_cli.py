@@ -1,0 +1,132 @@
+"""The command line from outside: messages, exit statuses, what it imports."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def gatera(*arguments, cwd, **environment):
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "gatera.studies", *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def assert_refused(done, *said):
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    for text in said:
+        assert text in done.stderr
+
+
+def test_help_and_list_load_nothing_heavy(tmp_path):
+    program = (
+        "import sys\n"
+        "from gatera.cli import main\n"
+        "try:\n    status = main(sys.argv[1:])\nexcept SystemExit as end:\n    status = end.code\n"
+        "heavy = {'torch', 'transformers', 'pytorch_lightning', 'mlflow', 'optuna', 'peft'}\n"
+        "print(status, sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    for arguments in (["--help"], ["list"], ["run", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stderr.strip().endswith("0 []")
+
+
+def test_list_names_the_shipped_studies_anywhere(tmp_path):
+    done = gatera("list", "--json", cwd=tmp_path)
+    rows = json.loads(done.stdout)
+    assert {"ablation_table5", "coverage_table4", "rank_figure3"} <= {r["name"] for r in rows}
+    for row in rows:
+        assert set(row) == {"name", "title", "reproduces", "path"}
+        assert Path(row["path"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "ablation_tabel5"], ["no study", "did you mean ablation_table5"]),
+        (["run", "ablation_table5", "--set", "train.stps=3"], ["no setting 'train.stps'"]),
+        (["run", "ablation_table5", "--variants", "hyra"], ["no variant 'hyra'", "hira"]),
+        (["run", "ablation_table5", "--tasks", "boolkue"], ["unknown task 'boolkue'"]),
+        (["run", "broken.py"], ["broken.py, line 2"]),
+        (["run", "ablation_table5", "--scale", "small", "--data-root", "nowhere"], ["nowhere"]),
+        (["run", "ablation_table5", "--scale", "small", "--data-root", "empty"], ["boolq"]),
+        (["run", "ablation_table5", "--scale", "huge"], ["invalid choice: 'huge'"]),
+        (["run", "ablation_table5", "--seeds", "0"], ["number of at least 1"]),
+        (
+            ["run", "ablation_table5", "--set", 'adapter.target_modules=["w_proj"]'],
+            ["w_proj", "q_proj"],
+        ),
+        (["run", "ablation_table5", "--store", "newer"], ["has format 2"]),
+        (["status", "ablation_table5"], ["no store at gatera-store"]),
+        (["report", "ablation_table5"], ["no store at gatera-store"]),
+    ],
+)
+def test_what_cannot_be_used_is_one_message_and_changes_nothing(tmp_path, arguments, said):
+    (tmp_path / "broken.py").write_text("x = 1\nSTUDY = (\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer" / "format.json").write_text('{"format": 2}')
+    before = sorted(tmp_path.rglob("*"))
+    assert_refused(gatera(*arguments, cwd=tmp_path, GATERA_DATA_ROOT=""), *said)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_malformed_record_is_named_by_file_and_number(tmp_path):
+    for task in ("boolq", "ARC-Easy"):
+        folder = tmp_path / "data" / "commonsense" / task
+        folder.mkdir(parents=True)
+        good = {"instruction": "i", "input": "", "output": "the correct answer is true"}
+        records = [{**good, "answer": "true"}, {**good, "instruction": "j"}]
+        for split in ("train", "test"):
+            (folder / f"{split}.json").write_text(json.dumps(records))
+    options = ["--scale", "small", "--tasks", "boolq", "--set", "data.train_tasks=boolq"]
+    done = gatera("run", "ablation_table5", *options, "--data-root", "data", cwd=tmp_path)
+    assert_refused(done, "boolq", "record 2", "answer")
+    assert not (tmp_path / "gatera-store").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "variant", "percent"),
+    [
+        ([], "hira", 0.7002),
+        ([], "gatera", 0.7123),
+        (["--set", "adapter.delta=lora"], "hira", 0.7002),
+        (["--set", "adapter.r=16"], "hira", 0.3513),
+        (["--set", "backbone.name=llama-2-7b"], "hira", 0.8256),
+        (["--set", "backbone.name=llama-2-7b"], "gatera", 0.8384),
+        (["--set", "backbone.name=llama-2-7b", "--set", "adapter.r=16"], "hira", 0.4145),
+    ],
+)
+def test_the_paper_scale_counts_the_published_parameters(tmp_path, options, variant, percent):
+    arguments = ["--scale", "paper", "--variants", variant, *options, "--json"]
+    done = gatera("plan", "ablation_table5", *arguments, cwd=tmp_path, GATERA_DATA_ROOT="")
+    answer = json.loads(done.stdout)
+    assert round(answer["variants"][variant]["trainable_percent"], 4) == percent
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_shows_trials_and_what_they_can_find(tmp_path):
+    done = gatera("plan", "ablation_table5", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "21 trials: 21 waiting" in done.stdout
+    assert "static_gate" in done.stdout
+    assert "with 5 seeds a difference of 1.83 points is found" in done.stdout
+    assert "cost: not known" in done.stdout
