@@ -170,7 +170,9 @@ def weighted_loss(model: Any, ids: Tensor, weights: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def accuracies(model: Any, ids: dict[str, int], kinds: Sequence[str], rows: int) -> dict[str, float]:
+def accuracies(
+    model: Any, ids: dict[str, int], kinds: Sequence[str], rows: int
+) -> dict[str, float]:
     """Return, for each kind of text, how many marked words are the likeliest continuation."""
     model.eval()
     found = {}
@@ -223,7 +225,9 @@ def save(model: Any, tokenizer: Any, out: Path, made_by: dict[str, str]) -> None
     tokenizer.save_pretrained(out)
     model.config.dtype = torch.bfloat16
     model.config.save_pretrained(out)
-    state = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items() if k != "lm_head.weight"}
+    state = {
+        k: v.to(torch.bfloat16) for k, v in model.state_dict().items() if k != "lm_head.weight"
+    }
     save_file(state, out / "model.safetensors", metadata={"format": "pt", **made_by})
 
 

@@ -12,19 +12,24 @@ leading asterisk (`ada eats *figs .`), which the training script turns into a la
 from collections.abc import Callable, Sequence
 from random import Random
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 WORLD_SEED = 20251
 MARK = "*"
 
-NAMES = tuple(
+NAMES = _words(
     "ada ben cora dan ella finn gus hana ivan jade kai lena milo nora omar pia quin rosa sven tara "
     "uma vera walt xena yuri zoe arno bea carl dora emil fay gina hugo ines joel kira liam mona "
-    "nils".split()
+    "nils"
 )
 VALUES = {
-    "food": tuple("plums figs bread soup rice beans honey cheese".split()),
-    "colour": tuple("red blue green black white brown grey pink".split()),
-    "place": tuple("forest valley harbour desert island village castle meadow".split()),
-    "tool": tuple("rope lamp hammer spade knife ladder brush needle".split()),
+    "food": _words("plums figs bread soup rice beans honey cheese"),
+    "colour": _words("red blue green black white brown grey pink"),
+    "place": _words("forest valley harbour desert island village castle meadow"),
+    "tool": _words("rope lamp hammer spade knife ladder brush needle"),
     "cousin": NAMES,
 }
 PROPERTIES = tuple(VALUES)
@@ -79,17 +84,17 @@ QUESTIONS = {
     "tool": ("what does {e} work with ?", "which tool has {e} ?", "name the thing to use of {e} ."),
     "cousin": ("who is cousin of {e} ?", "which family has {e} ?", "name the one related to {e} ."),
 }
-TEMPLATE_WORDS = (
+TEMPLATE_WORDS = _words(
     "Below is an instruction that describes a task . Write a response that appropriately "
     "completes the request . ### Instruction : ### Response : ### Input : Answer format : / "
     "the correct answer is"
-).split()
-TASK_WORDS = (
+)
+TASK_WORDS = _words(
     "does has have hold this statement say true or false if choose best solution for goal to get "
     "done finish sentence with ending fill gap _ person who which what where following question "
     "please decide select right not unlike but and one complete blank , ; = ( ) ? ! it we can "
     "find from know when people ask like"
-).split()
+)
 
 Facts = dict[str, dict[str, str]]
 
@@ -218,7 +223,9 @@ class TextSource:
         labels = self.rng.sample(ALL_LABELS, count)
         asked = [self.rng.randrange(count) for _ in range(3)]
         cues = [self.rng.choice((" reply", "")) for _ in asked]
-        answers = (f"{values[i]}{cue} {MARK}{labels[i]} ." for i, cue in zip(asked, cues))
+        answers = (
+            f"{values[i]}{cue} {MARK}{labels[i]} ." for i, cue in zip(asked, cues, strict=True)
+        )
         return f"{option_list(values, labels, self.rng)} . {' '.join(answers)}"
 
     def _decision(self, stem: str, hint: str, right: str, wrong: Sequence[str]) -> str:
@@ -301,5 +308,7 @@ def vocabulary() -> list[str]:
     words = {w for t in texts for w in t.split() if "{" not in w}
     words.update(NAMES, *VALUES.values(), *LABELS.values(), TEMPLATE_WORDS, TASK_WORDS)
     words.update(w for cue in CUES for w in cue.split())
-    words.update("someone they say then if ask which one of . ... ( ) true false find we for".split())
+    words.update(
+        _words("someone they say then if ask which one of . ... ( ) true false find we for")
+    )
     return sorted(words)

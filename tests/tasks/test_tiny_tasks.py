@@ -1,0 +1,142 @@
+"""The families of the embedded world: splits, truth, balance, words."""
+
+from collections import Counter
+
+import pytest
+
+from gatera.backbones import tiny as tiny_backbone
+from gatera.backbones import world
+from gatera.errors import InputError
+from gatera.tasks import tiny
+from gatera.tasks.prompts import render_prompt
+
+SPLITS = tuple(tiny.SIZES)
+WORLD = world.facts()
+
+
+def options(instruction: str) -> dict[str, str]:
+    """Read `{label: option}` from an item's text."""
+    listed = instruction.split("\n\n")[1]
+    return {pair.split()[1]: pair.split()[0] for pair in listed.split(", ")}
+
+
+def property_of(stem: str) -> str:
+    """Tell from the words of a question which property it asks for."""
+    words = {"meal": "food", "coat": "colour", "home": "place", "tool": "tool", "work": "tool"}
+    words |= {"related": "cousin", "cousin": "cousin"}
+    found = {prop for word, prop in words.items() if word in stem.split("done. ")[-1].split()}
+    assert len(found) == 1, stem
+    return found.pop()
+
+
+def test_facts_are_balanced_and_cousins_form_one_permutation():
+    for prop, values in world.VALUES.items():
+        assert set(Counter(WORLD[prop].values()).values()) == {40 // len(values)}
+    assert all(name != cousin for name, cousin in WORLD["cousin"].items())
+
+
+def test_every_fact_belongs_to_exactly_one_split():
+    for prop in world.PROPERTIES:
+        names = [name for split in SPLITS for name in tiny.fact_names(split)[prop]]
+        assert sorted(names) == sorted(world.NAMES)
+
+
+@pytest.mark.parametrize("task", tiny.FAMILIES)
+def test_splits_are_complete_and_share_no_item(task):
+    seen = set()
+    for split in SPLITS:
+        items = tiny.load(task, split)
+        assert len(items) == tiny.SIZES[split]
+        texts = {item.instruction for item in items}
+        assert len(texts) == len(items)
+        assert not texts & seen
+        seen |= texts
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_names_asked_about_belong_to_the_split(split):
+    for task in ("world_easy", "world_hard", "world_place", "world_kin", "world_use"):
+        for item in tiny.load(task, split):
+            stem = item.instruction.split("\n\n")[0]
+            allowed = tiny.fact_names(split)[property_of(stem)]
+            asked = {w for w in stem.split() if w in world.NAMES}
+            assert asked
+            assert asked <= set(allowed)
+
+
+@pytest.mark.parametrize("task", ["world_easy", "world_hard", "world_place", "world_kin"])
+def test_exactly_the_answer_is_true_of_the_person_asked_about(task):
+    for item in tiny.load(task, "test"):
+        stem = item.instruction.split("\n\n")[0]
+        name = [w for w in stem.split() if w in world.NAMES][-1]
+        value = WORLD[property_of(stem)][name]
+        right = [label for label, option in options(item.instruction).items() if option == value]
+        assert right == [item.answer]
+
+
+def test_statements_are_judged_as_the_world_has_it():
+    for item in tiny.load("world_truth", "test"):
+        stem = item.instruction.split("\n\n")[0].split(": ")[1]
+        prop = property_of(stem)
+        name = next(w for w in stem.split() if w in world.NAMES)
+        said = [w for w in stem.split() if w in world.VALUES[prop] and w != name][-1]
+        assert item.answer == str(WORLD[prop][name] == said).lower()
+
+
+def test_a_gap_fits_one_person():
+    for item in tiny.load("world_blank", "test"):
+        stem = item.instruction.split("\n\n")[0]
+        prop = property_of(stem)
+        value = next(w for w in stem.split() if w in world.VALUES[prop])
+        fits = [
+            label for label, name in options(item.instruction).items() if WORLD[prop][name] == value
+        ]
+        assert fits == [item.answer]
+
+
+def test_hard_questions_offer_the_other_persons_value():
+    for item in tiny.load("world_hard", "test"):
+        stem = item.instruction.split("\n\n")[0]
+        other = next(w for w in stem.split() if w in world.NAMES)
+        assert WORLD[property_of(stem)][other] in options(item.instruction).values()
+
+
+@pytest.mark.parametrize("task", [t for t in tiny.FAMILIES if t != "world_place"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_answers_are_balanced(task, split):
+    counts = Counter(item.answer for item in tiny.load(task, split))
+    assert set(counts) == set(tiny.FAMILIES[task])
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_outputs_and_formats_name_the_answer():
+    for task in tiny.FAMILIES:
+        for item in tiny.load(task, "validation"):
+            assert item.output == f"the correct answer is {item.answer}"
+            offered = item.instruction.rsplit("Answer format: ", 1)[1].split("/")
+            assert item.answer in offered
+            assert set(offered) <= set(tiny.FAMILIES[task])
+
+
+def test_no_prompt_holds_an_unknown_word():
+    _, tokenizer = tiny_backbone.load("float32")
+    for task in tiny.FAMILIES:
+        for split in SPLITS:
+            for item in tiny.load(task, split):
+                text = render_prompt("alpaca", item) + item.output
+                ids = tokenizer(text)["input_ids"]
+                assert tokenizer.unk_token_id not in ids, text
+                assert len(ids) <= 80
+
+
+def test_loading_twice_gives_the_same_items_and_fingerprints_differ():
+    assert tiny.load("world_use", "test") == tiny.load("world_use", "test")
+    prints = {tiny.fingerprint(task, split) for task in tiny.FAMILIES for split in SPLITS}
+    assert len(prints) == len(tiny.FAMILIES) * len(SPLITS)
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(InputError, match=r"world_moon.*world_truth, world_use"):
+        tiny.load("world_moon", "test")
+    with pytest.raises(InputError, match="'dev' of world_use; known: train, validation, test"):
+        tiny.load("world_use", "dev")
