@@ -1,4 +1,8 @@
-"""One trial from start to end: build, train, validate, score, describe the result."""
+"""One trial from start to end: build, train, validate, score, describe the result.
+
+Imports pandas and the LLaMA model, which pyarrow and transformers would import at first use: a
+process that preloads this module then passes them on to its forks.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas  # noqa: F401
 import pytorch_lightning as pl
 import torch
 import transformers
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from transformers.models.llama import modeling_llama  # noqa: F401
 
 from gatera import backbones, tasks
 from gatera.backbones import Backbone
