@@ -70,7 +70,6 @@ class GateRecorder:
         self._logits: dict[Key, Tensor] = {}
         self._rows: dict[Key, list[int]] = {}
         self._mask: Tensor | None = None
-        self._decoding = False
         self._wants_graph = False
 
     def start(self) -> None:
@@ -166,11 +165,11 @@ class GateRecorder:
         self._passes += 1
         self._wants_graph = torch.is_grad_enabled()
         arguments = _named_arguments(module, args, kwargs)
-        self._decoding = _cached_tokens(arguments) > 0
         mask = self._given_mask
         if mask is None:
             mask = _two_dimensional(arguments.get("attention_mask"))
-        self._mask = _without_padding_inputs(module, arguments, mask) if self._decoding else mask
+        decoding = _cached_tokens(arguments) > 0
+        self._mask = _mask_of_new_tokens(module, arguments, mask) if decoding else mask
 
     def _grouped(self, tokens: Tensor | None) -> list[tuple[list[Key], Tensor, Tensor | None]]:
         """The last pass's logits, stacked by shape, each group with the tokens that count.
@@ -200,8 +199,6 @@ class GateRecorder:
             if mask is None:
                 continue
             chosen = (mask[list(rows)] if rows else mask).to(logits.device) != 0
-            if self._decoding and chosen.dim() == 2 and logits.dim() == 3:
-                chosen = chosen[:, -logits.shape[-1] :]
             if chosen.shape != logits.shape[1:]:
                 raise InputError(
                     f"{name} covers tokens {tuple(chosen.shape)}, the recorded gates cover "
@@ -362,23 +359,24 @@ def _cached_tokens(arguments: Mapping[str, Any]) -> int:
     return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
 
-def _without_padding_inputs(
+def _mask_of_new_tokens(
     module: nn.Module, arguments: Mapping[str, Any], mask: Tensor | None
 ) -> Tensor | None:
-    """While decoding, leave out the padding that finished rows are fed.
+    """While decoding, which of the tokens fed now are real.
 
-    `generate` marks every decoded position as real, and goes on with the padding token in rows
-    that have ended before the others.
+    The mask covers the cached tokens too. `generate` marks every decoded position as real and
+    goes on with the padding token in rows that have ended before the others: these are left out.
     """
     ids = arguments.get("input_ids")
-    padding = _padding_ids(module)
-    if not isinstance(ids, Tensor) or ids.dim() != 2 or not padding:
+    fed = ids if isinstance(ids, Tensor) else arguments.get("inputs_embeds")
+    if not isinstance(fed, Tensor) or fed.dim() < 2:
         return mask
-    real = torch.ones_like(ids, dtype=torch.bool)
-    for token in padding:
-        real &= ids != token
+    real = torch.ones(fed.shape[:2], dtype=torch.bool, device=fed.device)
     if mask is not None:
-        real &= mask[:, -ids.shape[1] :].to(real.device) != 0
+        real &= mask[:, -fed.shape[1] :].to(fed.device) != 0
+    if isinstance(ids, Tensor):
+        for token in _padding_ids(module):
+            real &= ids != token
     return real
 
 

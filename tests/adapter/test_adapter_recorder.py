@@ -345,21 +345,45 @@ def test_generation_counts_every_fed_token_once(llama: MakeLlama) -> None:
         assert gates.statistics()[name] == pytest.approx(values, rel=1e-4, abs=1e-6)
 
 
-def test_padding_that_finished_rows_are_fed_is_not_counted(llama: MakeLlama) -> None:
+@pytest.mark.parametrize("padded_with_end", [False, True])
+def test_padding_that_finished_rows_are_fed_is_not_counted(
+    llama: MakeLlama, padded_with_end: bool
+) -> None:
     base = llama()
     model = adapted(base)
     prompt = batch()
     ids = model.generate(**prompt, max_new_tokens=5, min_new_tokens=5, do_sample=False)
-    base.generation_config.eos_token_id = int(ids[0, 6])  # the first row ends at its 2nd token
+    end = int(ids[0, 6])  # the first row ends at its 2nd token
+    assert end not in ids[1]
+    base.generation_config.eos_token_id = end
+    if padded_with_end:  # where a model has no padding token, generate takes the end token
+        base.generation_config.eos_token_id = [end]
+        base.generation_config.pad_token_id = None
     with record_gates(model) as gates:
         ended = model.generate(**prompt, max_new_tokens=5, do_sample=False)
-    assert (ended[0, 7:] == 0).all()
+    assert (ended[0, 7:] == (end if padded_with_end else 0)).all()
     real = torch.ones_like(ended)
-    real[0, 7:] = 0
+    real[0, 6 if padded_with_end else 7 :] = 0
     with record_gates(model) as whole:
         model(input_ids=ended[:, :-1], attention_mask=real[:, :-1])
     for name, values in whole.statistics().items():
         assert gates.statistics()[name] == pytest.approx(values, rel=1e-4, abs=1e-6)
+
+
+def test_decoding_from_embeddings_reads_the_end_of_the_mask(llama: MakeLlama) -> None:
+    model, inputs = adapted(llama()), batch(pad_left=2)
+    embeddings = model.get_input_embeddings()(inputs["input_ids"])
+    first = model(inputs_embeds=embeddings[:, :5], attention_mask=inputs["attention_mask"][:, :5])
+    inputs["attention_mask"][1, 6] = 0
+    with record_gates(model) as gates:
+        model(
+            inputs_embeds=embeddings[:, 5:],
+            attention_mask=inputs["attention_mask"],
+            past_key_values=first.past_key_values,
+        )
+    tokens = torch.tensor([[1, 1], [1, 0]])
+    assert gates.statistics() == gates.statistics(tokens=tokens)
+    assert gates.statistics() != gates.statistics(tokens=torch.tensor([[1, 1], [0, 0]]))
 
 
 def test_four_dimensional_masks_tell_real_tokens_by_their_diagonal(llama: MakeLlama) -> None:
