@@ -25,8 +25,10 @@ from transformers.models.llama import modeling_llama  # noqa: F401
 
 from gatera import backbones, tasks
 from gatera.backbones import Backbone
+from gatera.errors import InputError
 from gatera.tasks.decoding import Decoding
 from gatera.tasks.mixture import Item, Mixture, load_mixture
+from gatera.tasks.prompts import template_identity
 from gatera.training import callbacks, checkpoints, provenance, scoring
 from gatera.training.adapting import adapt, count_parameters
 from gatera.training.checkpoints import TrainState
@@ -85,6 +87,7 @@ def fit_trial(
         SystemExit: SIGTERM came during training; a checkpoint was saved.
     """
     _quieten_libraries()
+    _check_identities(trial, data_root)
     attempt_dir.mkdir(parents=True, exist_ok=True)
     run = _TrialRun(trial, attempt_dir, data_root)
     trained = None
@@ -92,6 +95,31 @@ def fit_trial(
         trained = run.train([*resume_from, attempt_dir])
         run.model.save_pretrained(attempt_dir / ADAPTER_FOLDER)
     return run.score(trained, attempt)
+
+
+def _check_identities(trial: Trial, data_root: Path | None) -> None:
+    """Refuse to file a result under a key that other data or another backbone determined.
+
+    Raises:
+        InputError: what is here is not what the trial was planned with.
+    """
+    planned = dict(trial.identities)
+    found = {
+        "backbone": backbones.identity(trial.config["backbone"]["name"]),
+        "template": template_identity(trial.config["data"]["template"]),
+        "data": {
+            task: {split: tasks.fingerprint(task, split, data_root) for split in splits}
+            for task, splits in planned.get("data", {}).items()
+        },
+    }
+    changed = [name for name in found if name in planned and planned[name] != found[name]]
+    if changed:
+        raise InputError(
+            f"the trial was planned with another {' and '.join(changed)} than this machine has "
+            f"(planned {[planned[name] for name in changed]}, found "
+            f"{[found[name] for name in changed]}); plan it again with what is here, or restore "
+            "what it was planned with."
+        )
 
 
 def _quieten_libraries() -> None:

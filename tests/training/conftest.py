@@ -12,8 +12,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from gatera import backbones, tasks
 from gatera.tasks.example import Example
-from gatera.tasks.prompts import render_prompt
+from gatera.tasks.prompts import render_prompt, template_identity
 from gatera.trial import Trial
 
 THINGS = ("sky", "grass", "snow", "coal", "sun", "rose", "sea", "sand", "night", "bone")
@@ -89,7 +90,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def make_trial(backbone_folder: Path) -> Any:
+def make_trial(backbone_folder: Path, data_root: Path) -> Any:
     def make(seed: int = 3, adapter: Any = "default", **sections: dict[str, Any]) -> Trial:
         if adapter == "default":
             adapter = {"r": 3, "target_modules": ["q_proj", "down_proj"], "dropout": 0.1}
@@ -133,6 +134,11 @@ def make_trial(backbone_folder: Path) -> Any:
         }
         if adapter is None:
             config["train"] = {"dtype": "float32"}
-        return Trial("gatera", seed, config, {"data": "invented"})
+        identities = {
+            "backbone": backbones.identity(config["backbone"]["name"]),
+            "template": template_identity("alpaca"),
+            "data": {"boolq": {"test": tasks.fingerprint("boolq", "test", data_root)}},
+        }
+        return Trial("gatera", seed, config, identities)
 
     return make

@@ -210,3 +210,14 @@ def test_an_unknown_field_and_a_missing_module_are_input_errors(
     adapter = {"r": 3, "target_modules": ["q_proj", "fc1"]}
     with pytest.raises(InputError, match=r"names fc1, which .* down_proj, gate_proj"):
         fit(make_trial(adapter=adapter), tmp_path, data_root=data_root)
+
+
+def test_data_other_than_planned_is_refused(
+    make_trial: Any, data_root: Path, tmp_path: Path
+) -> None:
+    planned = make_trial()
+    identities = {**planned.identities, "data": {"boolq": {"test": "0" * 64}}}
+    trial = dataclasses.replace(planned, identities=identities)
+    with pytest.raises(InputError, match=r"planned with another data than .* plan it again"):
+        fit(trial, tmp_path / "a", data_root=data_root)
+    assert not (tmp_path / "a").exists()
