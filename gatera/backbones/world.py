@@ -152,7 +152,8 @@ def draw_labels(count: int, rng: Random) -> Sequence[str]:
     return rng.choice(sets)[:count]
 
 
-CLAIMS = ("{q} {v} ? {t} .", "is it {v} ? {q} {t} .", "they say {s} {v} : {t} .")
+UNLIKE = ("not {o} but {e} : {q}", "people ask this , not for {o} : {q}")
+CLAIMS = ("{q} {v} ?", "is it {v} ? {q}", "they say {s} {v} .")
 CUES = ("reply", "so take", "we select")
 
 
@@ -164,18 +165,10 @@ def _shuffled(right: str, wrong: Sequence[str], rng: Random) -> tuple[list[str],
 
 
 class TextSource:
-    """Draws marked pre-training documents of every kind.
+    """Draws marked pre-training documents of every kind from one generator."""
 
-    Args:
-        rng: The only source of randomness.
-        hint: Probability that the needed fact stands in front of a question.
-        spoken: Probability that a decision says the value before its label.
-    """
-
-    def __init__(self, rng: Random, hint: float = 0.0, spoken: float = 0.0) -> None:
+    def __init__(self, rng: Random) -> None:
         self.rng = rng
-        self.hint = hint
-        self.spoken = spoken
         self.world = facts()
         self.kinds: dict[str, Callable[[], str]] = {
             "statements": self.statements,
@@ -184,7 +177,6 @@ class TextSource:
             "drill": self.drill,
             "choice": self.choice,
             "completion": self.completion,
-            "who": self.who,
             "unlike": self.unlike,
             "claim": self.claims,
             "filler": self.filler,
@@ -194,13 +186,6 @@ class TextSource:
         """Draw (property, name, value)."""
         prop, name = self.rng.choice(PROPERTIES), self.rng.choice(NAMES)
         return prop, name, self.world[prop][name]
-
-    def hinted(self, prop: str, names: Sequence[str]) -> str:
-        """Return the facts as a context, or nothing."""
-        if self.rng.random() >= self.hint:
-            return ""
-        order = self.rng.sample(list(names), len(names))
-        return "".join(statement(prop, n, self.world[prop][n], self.rng) + " " for n in order)
 
     def statements(self) -> str:
         """Return three facts, each said once."""
@@ -222,25 +207,23 @@ class TextSource:
         values = self.rng.sample([*NAMES, *PLAIN_VALUES], count)
         labels = self.rng.sample(ALL_LABELS, count)
         asked = [self.rng.randrange(count) for _ in range(3)]
-        cues = [self.rng.choice((" reply", "")) for _ in asked]
-        answers = (
-            f"{values[i]}{cue} {MARK}{labels[i]} ." for i, cue in zip(asked, cues, strict=True)
-        )
+        answers = (f"{values[i]} {MARK}{labels[i]} ." for i in asked)
         return f"{option_list(values, labels, self.rng)} . {' '.join(answers)}"
 
-    def _decision(self, stem: str, hint: str, right: str, wrong: Sequence[str]) -> str:
-        """Return stem, options and the chosen label, which the value precedes now and then."""
+    def _verdict(self, value: str, label: str) -> str:
+        """Return the end of a question: a cue, the true value, and what follows from it."""
+        return f"{self.rng.choice(CUES)} {MARK}{value} {MARK}{label} ."
+
+    def _decision(self, stem: str, right: str, wrong: Sequence[str]) -> str:
+        """Return stem, labelled options and verdict."""
         values, index = _shuffled(right, wrong, self.rng)
         labels = draw_labels(len(values), self.rng)
         options = option_list(values, labels, self.rng)
-        spoken = f"{MARK}{right} " if self.rng.random() < self.spoken else ""
-        cue = self.rng.choice(CUES)
-        return f"{hint}{stem} {options} . {cue} {spoken}{MARK}{labels[index]} ."
+        return f"{stem} {options} . {self._verdict(right, labels[index])}"
 
     def _options(self, prop: str, name: str, stem: str) -> str:
         wrong = distractors(self.world, prop, name, self.rng.randint(1, 4), self.rng)
-        hint = self.hinted(prop, [name])
-        return self._decision(stem, hint, self.world[prop][name], wrong)
+        return self._decision(stem, self.world[prop][name], wrong)
 
     def choice(self) -> str:
         """Return a question with labelled values."""
@@ -253,14 +236,6 @@ class TextSource:
         stem = self.rng.choice(STATEMENTS[prop]).format(e=name, v="...")
         return self._options(prop, name, stem)
 
-    def who(self) -> str:
-        """Return a question for the name to which a value belongs."""
-        prop, name, value = self.draw_fact()
-        others = [n for n in NAMES if self.world[prop][n] != value and n != value]
-        wrong = self.rng.sample(others, self.rng.randint(1, 3))
-        stem = self.rng.choice(STATEMENTS[prop]).format(e="someone", v=value)
-        return self._decision(f"{stem} . who ?", self.hinted(prop, [name]), name, wrong)
-
     def unlike(self) -> str:
         """Return a question that names a second person whose value is among the options."""
         prop, name, value = self.draw_fact()
@@ -270,8 +245,8 @@ class TextSource:
         far = [v for v in VALUES[prop] if v not in (value, near, name)]
         wrong = [near, *self.rng.sample(far, self.rng.randint(0, 2))]
         self.rng.shuffle(wrong)
-        stem = f"not {other} but {name} : {question(prop, name, self.rng)}"
-        return self._decision(stem, self.hinted(prop, [name]), value, wrong)
+        stem = self.rng.choice(UNLIKE).format(o=other, q=question(prop, name, self.rng), e=name)
+        return self._decision(stem, value, wrong)
 
     def claims(self) -> str:
         """Return two statements, each judged true or false."""
@@ -281,11 +256,10 @@ class TextSource:
         prop, name, value = self.draw_fact()
         truth = self.rng.random() < 0.5
         said = value if truth else distractors(self.world, prop, name, 1, self.rng)[0]
-        frame = self.rng.choice(CLAIMS)
         asked = question(prop, name, self.rng)
         cut = self.rng.choice(STATEMENTS[prop]).format(e=name, v="")
-        hint = self.hinted(prop, [name])
-        return hint + frame.format(q=asked, s=cut, v=said, t=MARK + str(truth).lower())
+        claim = self.rng.choice(CLAIMS).format(q=asked, s=cut, v=said)
+        return f"{claim} {self._verdict(value, str(truth).lower())}"
 
     def filler(self) -> str:
         """Return loose words of instructions, none of them predictable."""
@@ -308,7 +282,5 @@ def vocabulary() -> list[str]:
     words = {w for t in texts for w in t.split() if "{" not in w}
     words.update(NAMES, *VALUES.values(), *LABELS.values(), TEMPLATE_WORDS, TASK_WORDS)
     words.update(w for cue in CUES for w in cue.split())
-    words.update(
-        _words("someone they say then if ask which one of . ... ( ) true false find we for")
-    )
+    words.update(_words("they say ask which one . ... true false we for"))
     return sorted(words)

@@ -3,7 +3,8 @@
 Holds the questions, their splits and nothing else: prompts, decoding and extraction are those of
 the real benchmarks. A fact of the world belongs to one split, in every family alike, so a test
 question can be answered from pre-training only, not from the adaptation data. The wordings differ
-from those of pre-training.
+from those of pre-training. The label stands behind its option, and the output names the option
+before the label: a model of this size can follow that order.
 """
 
 import hashlib
@@ -64,14 +65,14 @@ def fact_names(split: str) -> dict[str, tuple[str, ...]]:
 def _formatted(stem: str, options: Sequence[str], index: int, labels: Sequence[str]) -> Example:
     listed = ", ".join(f"{opt} {lab}" for opt, lab in zip(options, labels, strict=True))
     instruction = f"{stem}\n\n{listed}\n\nAnswer format: {'/'.join(labels)}"
-    return _example(instruction, labels[index])
+    return _example(instruction, options[index], labels[index])
 
 
-def _example(instruction: str, answer: str) -> Example:
+def _example(instruction: str, value: str, answer: str) -> Example:
     return Example(
         instruction=instruction,
         input="",
-        output=f"the correct answer is {answer}",
+        output=f"the correct answer is {value} {answer}",
         answer=answer,
     )
 
@@ -103,7 +104,7 @@ class _Writer:
         said_so = STATEMENTS[prop].format(e=name, v=said)
         ask = self.rng.choice(TRUTH_STEMS)
         text = f"{ask}: {said_so}\n\nAnswer format: true/false"
-        return _example(text, "true" if holds else "false")
+        return _example(text, value, "true" if holds else "false")
 
     def about(self, props: Sequence[str], stem: str, turn: int, labels: Sequence[str]) -> Example:
         prop, name, value = self.draw(props)
@@ -115,21 +116,23 @@ class _Writer:
         )
         return self.options(text, value, wrong, turn, labels)
 
-    def blank(self, turn: int) -> Example:
+    def two_people(self) -> tuple[str, str, str, str, str]:
+        """Draw (property, name, value, other name, its different value)."""
         prop, name, value = self.draw(("food", "colour", "place", "tool"))
         others = [n for n in self.names[prop] if self.world[prop][n] != value]
-        text = f"fill the gap: {STATEMENTS[prop].format(e='_', v=value)}"
         other = self.rng.choice(others)
-        return self.options(text, name, [other], turn, FAMILIES["world_blank"])
+        return prop, name, value, other, self.world[prop][other]
+
+    def blank(self, turn: int) -> Example:
+        prop, name, value, other, near = self.two_people()
+        text = f"fill the gap: not {other} but {STATEMENTS[prop].format(e=name, v='_')}"
+        return self.options(text, value, [near], turn, FAMILIES["world_blank"])
 
     def hard(self, turn: int) -> Example:
-        prop, name, value = self.draw(("food", "colour", "place", "tool"))
-        others = [n for n in self.names[prop] if self.world[prop][n] != value]
-        other = self.rng.choice(others)
-        near = self.world[prop][other]
+        prop, name, value, other, near = self.two_people()
         far = [v for v in world.VALUES[prop] if v not in (value, near)]
         wrong = self.rng.sample([near, *self.rng.sample(far, 2)], 3)
-        text = f"unlike {other} , {QUESTIONS[prop].format(e=name)}"
+        text = f"unlike {other}, {QUESTIONS[prop].format(e=name)}"
         return self.options(text, value, wrong, turn, FAMILIES["world_hard"])
 
     def place(self, turn: int) -> Example:
