@@ -44,16 +44,15 @@ def survey_gates(
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             with torch.no_grad(), record_gates(model, batch["attention_mask"]) as gates:
                 token_loss(model, batch)
+            if not gates.overall():
+                return {}
             gates.add_to(overall)
             gates.add_to(prompt, tokens=1 - batch["answer_mask"])
             gates.add_to(answer, tokens=batch["answer_mask"])
-    modules = overall.modules()
-    if not modules:
-        return {}
     return {
         "overall": overall.overall(),
         "prompt": prompt.overall(),
         "answer": answer.overall(),
-        "modules": modules,
+        "modules": overall.modules(),
         "items": items,
     }
