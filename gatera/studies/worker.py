@@ -156,6 +156,8 @@ def _kind(error: BaseException) -> str:
     name = type(error).__name__
     if isinstance(error, MemoryError) or name == "OutOfMemoryError":
         return "out_of_memory"
+    if isinstance(error, SystemExit):  # SIGTERM during training; a checkpoint was saved
+        return "killed"
     return "not_finite" if name == "NotFiniteError" else "bug"
 
 
