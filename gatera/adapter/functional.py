@@ -57,6 +57,17 @@ def hadamard_linear(x: Tensor, W: Tensor, A: Tensor, B: Tensor, logit: Tensor | 
     return y
 
 
+def gated_hadamard_layer(
+    x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, logit: Tensor | None
+) -> Tensor:
+    """Return W x + bias + σ(logit) · (W ⊙ (BA)) x: base layer and update in one pass.
+
+    The same as a linear layer plus `hadamard_linear`, with the sums done inside the products.
+    """
+    y: Tensor = _GatedHadamardLayer.apply(x, W, A, B, logit, bias)  # type: ignore[no-untyped-call]
+    return y
+
+
 def gated_linear(x: Tensor, D: Tensor, logit: Tensor | None) -> Tensor:
     """Return σ(logit) · D x for a product D, (out, in), that is at hand; without a logit, D x."""
     with without_autocast(x):
@@ -150,25 +161,78 @@ class _HadamardLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (d_y,) = grads
         x, W, A, B, logit = ctx.saved_tensors
         d_x = d_logit = d_W = d_A = d_B = None
         with without_autocast(x):
-            gated_d_y = d_y
-            if logit is not None:
-                gate = torch.sigmoid(logit)  # (..., 1)
-                gated_d_y = d_y * gate.to(ctx.dtype)
+            d_y, rows = _rows(grads[0]), _rows(x).to(ctx.dtype)
+            gate = None if logit is None else _column(logit, ctx.dtype)  # (tokens, 1)
             if ctx.needs_input_grad[0] or ctx.needs_input_grad[4]:
-                u = torch.matmul(d_y, hadamard_product(W, A, B, ctx.dtype))  # (..., in)
+                u = torch.mm(d_y, hadamard_product(W, A, B, ctx.dtype))  # (tokens, in)
                 if ctx.needs_input_grad[4]:
-                    d_gate = (x * u).sum(-1, keepdim=True, dtype=logit.dtype)
-                    d_logit = d_gate * gate * (1 - gate)
-                d_x = u if logit is None else u * gate.to(ctx.dtype)
-                d_x = d_x.to(x.dtype)
+                    d_logit = _gate_gradient(rows, u, logit)
+                d_x = (u if gate is None else u * gate).view(x.shape).to(x.dtype)
             if any(ctx.needs_input_grad[1:4]):
-                P = torch.mm(_rows(gated_d_y).t(), _rows(x).to(ctx.dtype))  # (out, in)
+                P = _gated_outer(d_y, rows, gate)  # (out, in)
                 d_W, d_A, d_B = _weight_gradients(ctx.needs_input_grad[1:4], P, W, A, B, 0.0)
         return d_x, d_W, d_A, d_B, d_logit
+
+
+class _GatedHadamardLayer(torch.autograd.Function):
+    """y = W x + bias + g · D x with D = W ⊙ (BA), g = σ(logit).
+
+    Backward, with u = Dᵀ dy:  dx = Wᵀ dy + g u,  dg = ⟨x, u⟩,  P = (g dy)ᵀ x,  d(BA) = P ⊙ W.
+    The gate multiplies whichever of input and output is narrower.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        W: Tensor,
+        A: Tensor,
+        B: Tensor,
+        logit: Tensor | None,
+        bias: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(x, W, A, B, logit)
+        ctx.dtype = dtype = linear_dtype(x)
+        with without_autocast(x):
+            rows = _rows(x).to(dtype)  # (tokens, in)
+            y = F.linear(rows, W.to(dtype), None if bias is None else bias.to(dtype))
+            D_t = hadamard_product(W, A, B, dtype).t()  # (in, out)
+            if logit is None:
+                y.addmm_(rows, D_t)
+            elif W.shape[1] <= W.shape[0]:
+                y.addmm_(rows * _column(logit, dtype), D_t)
+            else:
+                y.addcmul_(torch.mm(rows, D_t), _column(logit, dtype))
+            return y.view(*x.shape[:-1], W.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, W, A, B, logit = ctx.saved_tensors
+        d_x = d_logit = d_W = d_A = d_B = d_bias = None
+        with without_autocast(x):
+            d_y, rows = _rows(grads[0]), _rows(x).to(ctx.dtype)
+            gate = None if logit is None else _column(logit, ctx.dtype)  # (tokens, 1)
+            if ctx.needs_input_grad[0] or ctx.needs_input_grad[4]:
+                D = hadamard_product(W, A, B, ctx.dtype)
+                if gate is None:
+                    d_x = torch.mm(d_y, W.to(ctx.dtype) + D)
+                else:
+                    u = torch.mm(d_y, D)  # (tokens, in)
+                    if ctx.needs_input_grad[4]:
+                        d_logit = _gate_gradient(rows, u, logit)
+                    d_x = _gated_sum(u, gate, d_y, W.to(ctx.dtype))
+                d_x = d_x.view(x.shape).to(x.dtype)
+            if any(ctx.needs_input_grad[1:4]):
+                P = _gated_outer(d_y, rows, gate)  # (out, in)
+                d_W, d_A, d_B = _weight_gradients(ctx.needs_input_grad[1:4], P, W, A, B, 0.0)
+                if d_W is not None:
+                    d_W = d_W + torch.mm(d_y.t(), rows)
+            if ctx.needs_input_grad[5]:
+                d_bias = d_y.sum(0)
+        return d_x, d_W, d_A, d_B, d_logit, d_bias
 
 
 class _FoldedHadamardLinear(torch.autograd.Function):
@@ -195,6 +259,34 @@ class _FoldedHadamardLinear(torch.autograd.Function):
             if ctx.needs_input_grad[4]:
                 d_bias = _rows(d_y).sum(0)
         return d_x, d_W, d_A, d_B, d_bias
+
+
+def _column(logit: Tensor, dtype: torch.dtype) -> Tensor:
+    """The gate as (tokens, 1) in `dtype`."""
+    return torch.sigmoid(logit).reshape(-1, 1).to(dtype)
+
+
+def _gate_gradient(rows: Tensor, u: Tensor, logit: Tensor) -> Tensor:
+    """Gradient of the logit, in its shape: g (1 - g) ⟨x, u⟩ for each token."""
+    gate = torch.sigmoid(logit)
+    d_gate = (rows * u).sum(-1, dtype=logit.dtype)
+    return d_gate.view(logit.shape) * gate * (1 - gate)
+
+
+def _gated_sum(u: Tensor, gate: Tensor, d_y: Tensor, W: Tensor) -> Tensor:
+    """g u + Wᵀ dy, (tokens, in), in u's own memory unless a second derivative needs u."""
+    if torch.is_grad_enabled():
+        return torch.addmm(u * gate, d_y, W)
+    return u.mul_(gate).addmm_(d_y, W)
+
+
+def _gated_outer(d_y: Tensor, rows: Tensor, gate: Tensor | None) -> Tensor:
+    """Σ_tokens g dy xᵀ, (out, in), the gate on the narrower side."""
+    if gate is None:
+        return torch.mm(d_y.t(), rows)
+    if rows.shape[1] <= d_y.shape[1]:
+        return torch.mm(d_y.t(), rows * gate)
+    return torch.mm((d_y * gate).t(), rows)
 
 
 def _weight_gradients(

@@ -23,6 +23,7 @@ from gatera.adapter.deltas import DELTAS, Gated, layer_scaled
 from gatera.adapter.functional import (
     folded_hadamard_linear,
     folded_weight,
+    gated_hadamard_layer,
     gated_linear,
     hadamard_product,
     linear_dtype,
@@ -327,8 +328,8 @@ class GateraLinear(nn.Module, GateraLayer):
         if adapter_names is not None and not self.disable_adapters:
             return self._mixed_forward(x, adapter_names, *args, **kwargs)
         names = [] if self.disable_adapters or self.merged else self._active_here()
-        if len(names) == 1 and not args and not kwargs and self._folds(names[0], x):
-            return self._folded_forward(names[0], x)
+        if len(names) == 1 and not args and not kwargs and self._runs_as_one(names[0]):
+            return self._joint_forward(names[0], x)
         result = self._base(x, *args, **kwargs)
         if not names:
             return result
@@ -366,33 +367,43 @@ class GateraLinear(nn.Module, GateraLayer):
                 result[rows] = (result[rows] + update).to(result.dtype)
         return result
 
-    def _folds(self, adapter_name: str, x: Tensor) -> bool:
-        """Whether base layer and update can be one product with W ⊙ (1 + BA).
+    def _runs_as_one(self, adapter_name: str) -> bool:
+        """Whether base layer and update can be computed together.
 
-        Not in low precision, where 1 + BA would round small updates away, and not where the base
-        layer is more than its weight and bias (hooks, quantization, another adapter inside).
+        Not where the base layer is more than its weight and bias (hooks, quantization, another
+        adapter inside), nor where dropout gives the update an input of its own.
         """
-        if self.delta[adapter_name] != "hira" or self.gate_depends_on_input(adapter_name):
+        if self.delta[adapter_name] != "hira" or self.quantization_backend is not None:
             return False
         base = self.base_layer
-        if type(base) not in (nn.Linear, Conv1D) or self.quantization_backend is not None:
+        if type(base) not in (nn.Linear, Conv1D) or "forward" in base.__dict__:
             return False
-        if base._forward_hooks or base._forward_pre_hooks or "forward" in base.__dict__:
+        if base._forward_hooks or base._forward_pre_hooks or base._backward_hooks:
             return False
-        dropout = self.gatera_dropout[adapter_name]
-        if self.training and isinstance(dropout, nn.Dropout):
-            return False
-        if torch.is_autocast_enabled(x.device.type):
-            return False
-        A, W = self.gatera_A[adapter_name], base.weight
-        return A.dtype == W.dtype == x.dtype and x.dtype in (torch.float32, torch.float64)
+        dropping = isinstance(self.gatera_dropout[adapter_name], nn.Dropout)
+        return not (self.training and dropping)
 
-    def _folded_forward(self, adapter_name: str, x: Tensor) -> Tensor:
-        """Base layer and update as one product; in evaluation its weight may be at hand."""
-        A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
-        B = layer_scaled(B, self._gated(adapter_name, x))
+    def _joint_forward(self, adapter_name: str, x: Tensor) -> Tensor:
+        """Base layer and update together."""
         W = self._oriented_weight()
+        A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
+        gated = self._gated(adapter_name, x)
         bias: Any = self.base_layer.bias
+        dtype = linear_dtype(x)
+        # In low precision 1 + BA would round small updates away.
+        exact = A.dtype == W.dtype == dtype and dtype in (torch.float32, torch.float64)
+        if exact and not gated.input_dependent:
+            return self._folded_forward(adapter_name, x, W, bias, A, layer_scaled(B, gated))
+        if self._evaluates():
+            return self._base(x) + self._update_from_memory(adapter_name, x, W, gated)
+        if gated.input_dependent:
+            return gated_hadamard_layer(x, W, bias, A, B, gated.logit)
+        return gated_hadamard_layer(x, W, bias, A, layer_scaled(B, gated), None)
+
+    def _folded_forward(
+        self, adapter_name: str, x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor
+    ) -> Tensor:
+        """One product with W ⊙ (1 + BA); in evaluation that weight may be at hand."""
         if not self._evaluates():
             return folded_hadamard_linear(x, W, bias, A, B)
         weight = products.get(

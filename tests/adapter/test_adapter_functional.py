@@ -13,6 +13,7 @@ from torch import Tensor
 from gatera.adapter.functional import (
     binary_entropy,
     folded_hadamard_linear,
+    gated_hadamard_layer,
     hadamard_linear,
     linear_dtype,
     token_logit,
@@ -81,6 +82,28 @@ def test_folded_hadamard_linear_matches_the_equation(tokens: tuple[int, ...]) ->
 
 
 @pytest.mark.parametrize("tokens", [(), (4,), (2, 3)])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("narrow", ["input", "output"])
+def test_gated_hadamard_layer_is_the_sum_of_its_parts(
+    tokens: tuple[int, ...], gated: bool, narrow: str
+) -> None:
+    """In both orders of the gate's product: it goes to the narrower of input and output."""
+    v = random_inputs(*tokens)
+    if narrow == "input":  # 5 inputs and 7 outputs: the reference's W, transposed
+        v["x"], v["bias"] = v["x"][..., :OUT], torch.arange(IN, dtype=torch.float64)
+        v["W"], v["A"], v["B"] = v["W"].t(), v["B"].t(), v["A"].t()
+    logit = v["logit"] if gated else None
+    base = v["x"] @ v["W"].t() + v["bias"]
+    expected = base + hadamard_linear(v["x"], v["W"], v["A"], v["B"], logit)
+    parts = [v[name].requires_grad_() for name in ("x", "W", "bias", "A", "B")]
+    torch.testing.assert_close(gated_hadamard_layer(*parts, logit), expected)
+    if logit is not None:
+        logit.requires_grad_()
+    assert torch.autograd.gradcheck(gated_hadamard_layer, (*parts, logit))
+    assert torch.autograd.gradgradcheck(gated_hadamard_layer, (*parts, logit))
+
+
+@pytest.mark.parametrize("tokens", [(), (4,), (2, 3)])
 def test_gradients_of_every_input_are_right(tokens: tuple[int, ...]) -> None:
     v = random_inputs(*tokens, requires_grad=True)
     weights = (v["x"], v["W"], v["A"], v["B"])
@@ -95,8 +118,9 @@ def test_gradients_of_every_input_are_right(tokens: tuple[int, ...]) -> None:
 def test_gradients_are_right_when_only_one_input_needs_them(needing: str) -> None:
     v = random_inputs(2, 3)
     v[needing].requires_grad_()
-    inputs = tuple(v[name] for name in ("x", "W", "A", "B", "logit"))
-    assert torch.autograd.gradcheck(hadamard_linear, inputs)
+    x, W, A, B, logit = (v[name] for name in ("x", "W", "A", "B", "logit"))
+    assert torch.autograd.gradcheck(hadamard_linear, (x, W, A, B, logit))
+    assert torch.autograd.gradcheck(gated_hadamard_layer, (x, W, None, A, B, logit))
 
 
 def test_second_derivatives_are_right() -> None:
@@ -169,6 +193,7 @@ def test_nothing_of_the_size_of_the_weight_is_kept_for_backward() -> None:
     assert saved_elements(hadamard_linear, *gated) == 0
     folded = [v[name] for name in ("x", "W", "bias", "A", "B")]
     assert saved_elements(folded_hadamard_linear, *folded) == 0
+    assert saved_elements(gated_hadamard_layer, *folded, v["logit"]) == 0
 
 
 def test_entropy_matches_the_equation_and_its_limits() -> None:

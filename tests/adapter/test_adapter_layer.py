@@ -417,9 +417,10 @@ def test_trained_base_weights_get_their_gradient_too() -> None:
         assert torch.autograd.gradcheck(lambda w, module=module, x=x: module(x), (weight,)), gate
 
 
-def test_hooks_of_the_base_layer_still_run() -> None:
-    """The folded product would bypass them."""
-    model = adapted(gate="none")
+@pytest.mark.parametrize("gate", GATES)
+def test_hooks_of_the_base_layer_still_run(gate: str) -> None:
+    """Computing base layer and update together would bypass them."""
+    model = adapted(gate=gate)
     seen = []
     layer(model).base_layer.register_forward_hook(lambda *_: seen.append(1))
     model(torch.randn(4, IN, dtype=torch.float64))
