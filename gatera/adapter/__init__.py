@@ -7,8 +7,9 @@ from gatera.adapter.config import GateraConfig
 from gatera.adapter.layer import GateraLayer, GateraLinear
 from gatera.adapter.model import GateraModel
 from gatera.adapter.peft_plugin import register
-from gatera.adapter.recorder import GateRecorder, GateStatistics, record_gates
+from gatera.adapter.recorder import GateRecorder, record_gates
 from gatera.adapter.seeding import seed_adapter
+from gatera.adapter.statistics import GateStatistics
 
 __all__ = [
     "GateRecorder",

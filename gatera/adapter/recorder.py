@@ -7,8 +7,7 @@ padding.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,11 +16,15 @@ from torch import Tensor, nn
 
 from gatera.adapter.functional import binary_entropy
 from gatera.adapter.layer import GateraLayer
+from gatera.adapter.masks import (
+    cached_tokens,
+    mask_of_new_tokens,
+    named_arguments,
+    two_dimensional,
+)
 from gatera.adapter.model import adapted_layers, base_model
+from gatera.adapter.statistics import GateStatistics
 from gatera.errors import InputError
-
-LOW, HIGH = 0.1, 0.9
-STATISTICS = ("mean", f"share_below_{LOW}", f"share_above_{HIGH}", "entropy")
 
 Key = tuple[str, str]  # name of the layer in the base model, name of the adapter
 
@@ -164,12 +167,12 @@ class GateRecorder:
         self._rows.clear()
         self._passes += 1
         self._wants_graph = torch.is_grad_enabled()
-        arguments = _named_arguments(module, args, kwargs)
+        arguments = named_arguments(module, args, kwargs)
         mask = self._given_mask
         if mask is None:
-            mask = _two_dimensional(arguments.get("attention_mask"))
-        decoding = _cached_tokens(arguments) > 0
-        self._mask = _mask_of_new_tokens(module, arguments, mask) if decoding else mask
+            mask = two_dimensional(arguments.get("attention_mask"))
+        decoding = cached_tokens(arguments) > 0
+        self._mask = mask_of_new_tokens(module, arguments, mask) if decoding else mask
 
     def _grouped(self, tokens: Tensor | None) -> list[tuple[list[Key], Tensor, Tensor | None]]:
         """The last pass's logits, stacked by shape, each group with the tokens that count.
@@ -235,90 +238,6 @@ class _PassHook:
             self.recorder.begin_pass(module, args, kwargs)
 
 
-class GateStatistics:
-    """Sums over any number of forward passes, from which means and shares are read.
-
-    To tell the tokens of the prompt from those of the answer, keep one for each:
-
-    ```python
-    prompt, answer = GateStatistics(), GateStatistics()
-    for batch in batches:
-        with record_gates(model) as gates:
-            model(**batch)
-        gates.add_to(prompt, tokens=batch["labels"] == -100)
-        gates.add_to(answer, tokens=batch["labels"] != -100)
-    prompt.overall(), answer.overall(), answer.modules()
-    ```
-    """
-
-    def __init__(self) -> None:
-        self._sums: dict[tuple[str, ...], Tensor] = {}  # names -> (modules, 5)
-
-    def add(self, names: list[str], logits: Tensor, counted: Tensor | None) -> None:
-        """Add gates given by their logits.
-
-        Args:
-            names: The modules.
-            logits: (modules, *tokens).
-            counted: Which tokens count, boolean (*tokens); None means all.
-        """
-        sums = _sums(logits.detach(), counted)
-        key = tuple(names)
-        self._sums[key] = self._sums[key] + sums if key in self._sums else sums
-
-    def copy(self) -> GateStatistics:
-        """Return an independent copy."""
-        other = GateStatistics()
-        other._sums = dict(self._sums)
-        return other
-
-    def modules(self) -> dict[str, dict[str, float]]:
-        """Return {module: {mean, share_below_0.1, share_above_0.9, entropy}}.
-
-        Modules of which no token was counted are left out.
-        """
-        totals: dict[str, Tensor] = {}
-        for names, sums in self._sums.items():
-            for name, row in zip(names, sums.cpu(), strict=True):
-                totals[name] = totals[name] + row if name in totals else row
-        return {
-            name: dict(zip(STATISTICS, (row[1:] / row[0]).tolist(), strict=True))
-            for name, row in totals.items()
-            if row[0] > 0
-        }
-
-    def overall(self) -> dict[str, float]:
-        """Return the mean over modules of each statistic; empty without gates."""
-        return mean_over_modules(self.modules())
-
-
-def mean_over_modules(modules: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean of each statistic over the modules; empty without modules."""
-    if not modules:
-        return {}
-    return {
-        name: sum(values[name] for values in modules.values()) / len(modules) for name in STATISTICS
-    }
-
-
-def _sums(logits: Tensor, counted: Tensor | None) -> Tensor:
-    """Return (modules, 5): number of tokens counted, then the sums of the four statistics."""
-    gate = torch.sigmoid(logits).flatten(1)
-    values = torch.stack(
-        [
-            torch.ones_like(gate),
-            gate,
-            (gate < LOW).to(gate.dtype),
-            (gate > HIGH).to(gate.dtype),
-            binary_entropy(logits).flatten(1),
-        ],
-        dim=1,
-    )  # (modules, 5, tokens)
-    if counted is not None:
-        values = values[:, :, counted.flatten()]
-    return values.sum(-1, dtype=torch.float64 if values.device.type != "mps" else None)
-
-
 def _masked_mean(values: Tensor, counted: Tensor | None) -> Tensor:
     """Mean over tokens: (modules, *tokens) -> (modules,); 0 where no token counts."""
     values = values.flatten(1)
@@ -326,69 +245,6 @@ def _masked_mean(values: Tensor, counted: Tensor | None) -> Tensor:
         return values.mean(1)
     weights = counted.flatten().to(values.dtype)
     return (values * weights).sum(1) / weights.sum().clamp(min=1)
-
-
-def _named_arguments(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """The arguments of a forward pass by their names."""
-    if not args:
-        return kwargs
-    names = list(inspect.signature(module.forward).parameters)
-    return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def _two_dimensional(mask: Any) -> Tensor | None:
-    """Turn an attention mask into (batch, tokens), nonzero where the token is real.
-
-    Of a four-dimensional one (batch, heads, queries, keys) the token is real that may attend to
-    itself: boolean masks are True there, additive ones 0.
-    """
-    if isinstance(mask, Mapping):  # one mask for each kind of attention layer
-        mask = next(iter(mask.values()), None)
-    if not isinstance(mask, Tensor) or mask.dim() != 4:
-        return mask if isinstance(mask, Tensor) else None
-    queries, keys = mask.shape[-2:]
-    itself = mask[:, 0].diagonal(offset=keys - queries, dim1=-2, dim2=-1)  # (batch, queries)
-    return itself if mask.dtype == torch.bool else itself >= 0
-
-
-def _cached_tokens(arguments: Mapping[str, Any]) -> int:
-    """How many tokens the key-value cache holds already; 0 without one."""
-    cache: Any = arguments.get("past_key_values")
-    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
-
-
-def _mask_of_new_tokens(
-    module: nn.Module, arguments: Mapping[str, Any], mask: Tensor | None
-) -> Tensor | None:
-    """While decoding, which of the tokens fed now are real.
-
-    The mask covers the cached tokens too. `generate` marks every decoded position as real and
-    goes on with the padding token in rows that have ended before the others: these are left out.
-    """
-    ids = arguments.get("input_ids")
-    fed = ids if isinstance(ids, Tensor) else arguments.get("inputs_embeds")
-    if not isinstance(fed, Tensor) or fed.dim() < 2:
-        return mask
-    real = torch.ones(fed.shape[:2], dtype=torch.bool, device=fed.device)
-    if mask is not None:
-        real &= mask[:, -fed.shape[1] :].to(fed.device) != 0
-    if isinstance(ids, Tensor):
-        for token in _padding_ids(module):
-            real &= ids != token
-    return real
-
-
-def _padding_ids(module: nn.Module) -> list[int]:
-    """The padding token, or the end tokens that `generate` pads with in its place."""
-    config = getattr(module, "generation_config", None) or getattr(module, "config", None)
-    padding = getattr(config, "pad_token_id", None)
-    if padding is None:
-        padding = getattr(config, "eos_token_id", None)
-    if padding is None:
-        return []
-    return list(padding) if isinstance(padding, (list, tuple)) else [padding]
 
 
 def _refuse_lost_graph(layer: GateraLayer, adapter_name: str) -> None:

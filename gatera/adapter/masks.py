@@ -1,0 +1,73 @@
+"""Which tokens of a forward pass are real, read from the arguments of that pass."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def named_arguments(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a forward pass by their names."""
+    if not args:
+        return kwargs
+    names = list(inspect.signature(module.forward).parameters)
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def two_dimensional(mask: Any) -> Tensor | None:
+    """Turn an attention mask into (batch, tokens), nonzero where the token is real.
+
+    Of a four-dimensional one (batch, heads, queries, keys) the token is real that may attend to
+    itself: boolean masks are True there, additive ones 0.
+    """
+    if isinstance(mask, Mapping):  # one mask for each kind of attention layer
+        mask = next(iter(mask.values()), None)
+    if not isinstance(mask, Tensor) or mask.dim() != 4:
+        return mask if isinstance(mask, Tensor) else None
+    queries, keys = mask.shape[-2:]
+    itself = mask[:, 0].diagonal(offset=keys - queries, dim1=-2, dim2=-1)  # (batch, queries)
+    return itself if mask.dtype == torch.bool else itself >= 0
+
+
+def cached_tokens(arguments: Mapping[str, Any]) -> int:
+    """How many tokens the key-value cache holds already; 0 without one."""
+    cache: Any = arguments.get("past_key_values")
+    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+
+
+def mask_of_new_tokens(
+    module: nn.Module, arguments: Mapping[str, Any], mask: Tensor | None
+) -> Tensor | None:
+    """While decoding, which of the tokens fed now are real.
+
+    The mask covers the cached tokens too. `generate` marks every decoded position as real and
+    goes on with the padding token in rows that have ended before the others: these are left out.
+    """
+    ids = arguments.get("input_ids")
+    fed = ids if isinstance(ids, Tensor) else arguments.get("inputs_embeds")
+    if not isinstance(fed, Tensor) or fed.dim() < 2:
+        return mask
+    real = torch.ones(fed.shape[:2], dtype=torch.bool, device=fed.device)
+    if mask is not None:
+        real &= mask[:, -fed.shape[1] :].to(fed.device) != 0
+    if isinstance(ids, Tensor):
+        for token in _padding_ids(module):
+            real &= ids != token
+    return real
+
+
+def _padding_ids(module: nn.Module) -> list[int]:
+    """The padding token, or the end tokens that `generate` pads with in its place."""
+    config = getattr(module, "generation_config", None) or getattr(module, "config", None)
+    padding = getattr(config, "pad_token_id", None)
+    if padding is None:
+        padding = getattr(config, "eos_token_id", None)
+    if padding is None:
+        return []
+    return list(padding) if isinstance(padding, (list, tuple)) else [padding]
