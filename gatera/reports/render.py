@@ -320,8 +320,9 @@ def _provenance(record: StudyRecord) -> list[str]:
     if not results:
         return [*lines, "no trial has finished"]
     for field in ("code_sha256", "commit", "dirty", "device", "dtype", "threads", "loss_mask"):
-        values = dict.fromkeys(_short(field, result.provenance.get(field)) for result in results)
-        lines.append(f"{field}: {', '.join(values)}")
+        found = dict.fromkeys(result.provenance.get(field) for result in results)
+        said = [_short(field, value) for value in found if value is not None or len(found) == 1]
+        lines.append(f"{field}: {', '.join(said)}")
     versions: dict[str, str] = {}
     for result in results:
         versions |= result.provenance["versions"]

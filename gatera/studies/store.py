@@ -108,7 +108,8 @@ class Store:
 
     def write_plan(self, plan: Plan) -> None:
         """Store `plan` under its stem, in place of an older one."""
-        text = json.dumps(plan.to_json(), indent=1, sort_keys=True, ensure_ascii=False)
+        # Keys keep their order: that of the variants is the order of the rows.
+        text = json.dumps(plan.to_json(), indent=1, ensure_ascii=False)
         write_whole(self.folder / "plans" / f"{plan.stem}.json", text + "\n")
 
     def plan(self, stem: str) -> Plan:

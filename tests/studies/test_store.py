@@ -36,6 +36,7 @@ def test_plans_are_kept_under_their_stem(store, plan):
     store.write_plan(plan)
     assert store.stems() == ["made_up.tiny"]
     assert store.plan("made_up.tiny") == plan
+    assert list(store.plan("made_up.tiny").changes) == list(plan.changes)
     with pytest.raises(InputError, match=r"no plan other.tiny in .*it holds made_up.tiny"):
         store.plan("other.tiny")
 
