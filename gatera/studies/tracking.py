@@ -172,7 +172,15 @@ class Tracker:
         return last
 
     def _finish(self, trial: Trial, run: Run, result: TrialResult) -> None:
-        numbers = {**result.metrics, **_numbers(result.measured)}
+        numbers = {
+            **result.metrics,
+            **_numbers("measured", result.measured),
+            **{
+                name: value
+                for tokens in ("overall", "prompt", "answer")
+                for name, value in _numbers(f"gate/{tokens}", result.gates.get(tokens, {})).items()
+            },
+        }
         last = max(self._last_steps.get(run.info.run_id, {}).values(), default=0)
         metrics = [Metric(name, float(value), _now(), last) for name, value in numbers.items()]
         tags = [
@@ -214,10 +222,11 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _numbers(measured: Mapping[str, Json]) -> dict[str, float]:
+def _numbers(prefix: str, values: Mapping[str, Json]) -> dict[str, float]:
+    """Return the numbers among `values`, named `<prefix>/<name>`."""
     return {
-        f"measured/{name}": value
-        for name, value in measured.items()
+        f"{prefix}/{name}": value
+        for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
 
