@@ -59,7 +59,7 @@ def test_a_command_of_the_readme_runs(command, folder, tmp_path):
     if verb == "ui":
         pytest.skip("a server; test_the_ui_answers_on_localhost starts and stops it")
     if "small" in arguments:
-        pytest.skip("needs the wheel of SmolLM2 and minutes; tests/training runs its parts")
+        pytest.skip("needs the wheel of SmolLM2 and minutes: test_small_scale.py, marked slow")
     if verb == "run" or "ablation_table5" in arguments[:1]:
         if "--scale" not in arguments:
             arguments += CUT
