@@ -300,7 +300,7 @@ class Store:
             stale = result.provenance.get("code_sha256") != code_sha256
             return TrialStatus("stale" if stale else "done", attempt)
         if self._is_live(key, attempt):
-            owner = self._owner(key, attempt)
+            owner = self.owner(key, attempt)
             return TrialStatus("running", attempt, self.progress(key, attempt), owner)
         if self.has_failed(key, max_attempts):
             return TrialStatus("failed", attempt, failure=self.failures(key)[-1])
@@ -321,7 +321,8 @@ class Store:
         whole = text[: text.rfind("\n") + 1].splitlines()[skip:]
         return [json.loads(line) for line in whole]
 
-    def _owner(self, key: str, attempt: int) -> Json:
+    def owner(self, key: str, attempt: int) -> Json:
+        """Return what a claim says of its owner; None where it cannot be read."""
         return _read_json(self.trial_folder(key) / f"claim.{attempt}")
 
 

@@ -100,7 +100,9 @@ class Tracker:
         if found is not None:
             return str(found.experiment_id)
         location = (self._store.folder / "mlartifacts").as_uri() if local else None
-        return str(self._client.create_experiment(self._plan.study, artifact_location=location))
+        # The kind opens MLflow's page for training rather than the one for generative AI.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(self._client.create_experiment(self._plan.study, location, tags))
 
     def _find_parent(self) -> Run:
         found = self._search(f"tags.`gatera.plan` = '{self._plan.stem}'")
@@ -138,7 +140,13 @@ class Tracker:
             "gatera.seed": str(trial.seed),
         }
         name = f"{trial.variant}/seed{trial.seed}"
-        run = self._client.create_run(self._experiment, tags=tags, run_name=name)
+        owner = self._store.owner(trial.key, self._store.newest_attempt(trial.key)) or {}
+        run = self._client.create_run(
+            self._experiment,
+            start_time=round(1000 * owner.get("claimed_at", time.time())),
+            tags=tags,
+            run_name=name,
+        )
         params = [Param(key, str(value)[:500]) for key, value in flatten(trial.config)]
         params.append(Param("seed", str(trial.seed)))
         self._client.log_batch(run.info.run_id, params=params)
@@ -194,10 +202,10 @@ class Tracker:
                 self._client.log_artifacts(run.info.run_id, str(folder / name), name)
             elif (folder / name).exists():
                 self._client.log_artifact(run.info.run_id, str(folder / name))
-        self._end(trial, run, "FINISHED")
+        self._end(trial, run, "FINISHED", run.info.start_time + round(1000 * result.seconds))
 
-    def _end(self, trial: Trial, run: Run, status: str) -> None:
-        self._client.set_terminated(run.info.run_id, status=status)
+    def _end(self, trial: Trial, run: Run, status: str, end_time: int | None = None) -> None:
+        self._client.set_terminated(run.info.run_id, status=status, end_time=end_time)
         self._children[trial.key] = self._client.get_run(run.info.run_id)
 
 

@@ -59,6 +59,7 @@ def test_one_parent_and_one_child_for_each_trial(tracked, plan):
     assert child.data.metrics["test/accuracy/world_truth"] == 0.5
     assert child.data.metrics["measured/peak_memory_bytes"] == 2**28
     assert child.info.status == "FINISHED"
+    assert child.info.end_time - child.info.start_time == 10_000  # 8 s of training, 2 of scoring
     gated = next(c for c in children if c.data.tags["gatera.variant"] == "gatera")
     assert gated.data.metrics["gate/overall/share_below_0.1"] == 0.5
     assert gated.data.metrics["gate/answer/entropy"] == 0.375
