@@ -142,3 +142,19 @@ def test_unknown_names_list_the_known_ones():
         tiny.load("world_moon", "test")
     with pytest.raises(InputError, match="'dev' of world_use; known: train, validation, test"):
         tiny.load("world_use", "dev")
+
+
+def test_held_out_sentences_state_true_facts_in_known_words():
+    sentences = tiny.held_out_sentences(count=30)
+    assert len(set(sentences)) == 30
+    assert sentences == tiny.held_out_sentences(count=30)
+    known = set(world.vocabulary())
+    true = {
+        wording.format(e=name, v=value)
+        for prop, values in WORLD.items()
+        for name, value in values.items()
+        for wording in world.STATEMENTS[prop]
+    }
+    for text in sentences:
+        assert set(text.split()) <= known
+        assert {part.strip() for part in text.split(" .") if part} <= true
