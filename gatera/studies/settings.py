@@ -178,8 +178,9 @@ SCALES: Mapping[str, Mapping[str, Json]] = {
             "epochs": None,
             "max_steps": 400,
             "batch_size": 16,
+            "accumulation": 4,  # a vocabulary of 49,152 words makes logits large
         },
-        "eval": {**_EVALUATION, "batch_size": 32},
+        "eval": {**_EVALUATION, "batch_size": 16},
         "data": {
             "template": "alpaca",
             "tasks": list(_SMALL_TASKS),
