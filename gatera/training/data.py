@@ -30,7 +30,9 @@ from gatera.trial import sha256_of
 
 IGNORED = -100  # label of tokens without loss, as transformers and torch have it
 
-_BATCHES_PER_BUCKET = 16  # batches' worth of shuffled items that are sorted by length together
+# Batches' worth of shuffled items that are sorted by length together. More would save padding, but
+# length tells tasks apart: a batch would then hold one task, and its gradient speak for that alone.
+_BATCHES_PER_BUCKET = 2
 _CACHE_FORMAT = 1  # raised when the meaning of cached arrays changes
 
 
