@@ -1,4 +1,4 @@
-"""Made-up trials, results and plans: what studies and reports are tested on."""
+"""A made-up study, its plan and an empty store."""
 
 from __future__ import annotations
 
@@ -8,60 +8,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: its threads would
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from gatera.studies import Study, Variant
 from gatera.studies.catalog import LoadedStudy
 from gatera.studies.plan import Plan, Request, make_plan
 from gatera.studies.store import Store
-from gatera.trial import Trial, TrialResult
-
-CODE = "c" * 64
-
-
-def make_result(trial: Trial, score: float, *, attempt: int = 1, **provenance) -> TrialResult:
-    """Return a finished result in which every task has the same score."""
-    tasks = trial.config["data"]["tasks"]
-    metrics = {f"test/accuracy/{task}": score for task in tasks}
-    metrics |= {f"test/no_keyword/{task}": 0.0 for task in tasks}
-    gated = trial.config["adapter"] is not None and trial.config["adapter"]["gate"] != "none"
-    summary = {"mean": 0.25, "share_below_0.1": 0.5, "share_above_0.9": 0.125, "entropy": 0.375}
-    return TrialResult(
-        key=trial.key,
-        seed=trial.seed,
-        attempt=attempt,
-        config=trial.config,
-        metrics={**metrics, "test/accuracy": score},
-        gates=dict.fromkeys(("overall", "prompt", "answer"), summary) if gated else {},
-        parameters={"trainable": 0 if trial.config["adapter"] is None else 1234, "all": 98_765},
-        predictions_sha256="p" * 64,
-        provenance={
-            "code_sha256": CODE,
-            "versions": {"python": "3.11.0", "torch": "2.13.0"},
-            "device": "cpu",
-            "dtype": "float32",
-            "threads": 1,
-            "loss_mask": trial.config["train"].get("loss_mask"),
-            "identities": trial.identities,
-            "commit": None,
-            "dirty": None,
-            **provenance,
-        },
-        measured={"train_seconds": 8.0, "eval_seconds": 2.0, "peak_memory_bytes": 2**28},
-    )
-
-
-def commit_result(store: Store, trial: Trial, score: float, **options) -> TrialResult:
-    """Claim a trial and commit a made-up result for it."""
-    claim = store.claim(trial.key, {"worker": "test", "host": "here", "pid": 1, "claimed_at": 0.0})
-    assert claim is not None
-    result = make_result(trial, score, attempt=claim.attempt, **options)
-    path = store.predictions_path(trial.key, claim.attempt)
-    pd.DataFrame({"task": ["a"], "correct": [True]}).to_parquet(path)
-    assert store.commit(result)
-    claim.release()
-    return result
 
 
 @pytest.fixture

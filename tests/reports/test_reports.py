@@ -4,7 +4,7 @@ import io
 import json
 
 import pytest
-from conftest import CODE, commit_result
+from made_up import CODE, commit_result
 
 from gatera.errors import InputError
 from gatera.reports.published import TABLES

@@ -2,7 +2,7 @@ import json
 import os
 import time
 
-from conftest import CODE, commit_result
+from made_up import CODE, commit_result
 
 from gatera.studies.progress import (
     duration,

@@ -2,7 +2,7 @@ import dataclasses
 import json
 
 import optuna
-from conftest import commit_result
+from made_up import commit_result
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 

@@ -5,7 +5,7 @@ import textwrap
 import threading
 
 import pytest
-from conftest import CODE, commit_result, make_result
+from made_up import CODE, commit_result, make_result
 
 from gatera.errors import InputError
 from gatera.studies.store import Failure, Store

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import commit_result
+from made_up import commit_result
 from mlflow.tracking import MlflowClient
 
 from gatera.studies import tracking
