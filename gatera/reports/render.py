@@ -31,7 +31,7 @@ def markdown(table: Table, *, measured: bool = True, figures: Sequence[str] = ()
         f"# {record.study} at scale {record.scale}",
         _introduction(record),
         _markdown_table(*_accuracy_columns(table, measured=measured)),
-        *(f"![{path}]({path})" for path in figures),
+        *(f"![{_figure_title(path)} of {record.study}]({path})" for path in figures),
         _reading(table),
     ]
     if any(row.gates for row in table.rows):
@@ -129,10 +129,24 @@ def _introduction(record: StudyRecord) -> str:
     if record.reproduces:
         lines.append(f"Reproduces {record.reproduces}.")
     if record.departures:
-        said = ", ".join(f"{name}: {value}" for name, value in record.departures.items())
-        lines.append(f"**Departs from the study's defaults** — {said}.")
+        lines.append(f"**Departs from the study's defaults** — {_said(record.departures)}.")
     lines.append("Accuracy in %, mean over seeds; the average is the plain mean over tasks.")
     return "\n".join(lines)
+
+
+def _said(departures: Mapping[str, Json]) -> str:
+    """Return how a run departs from its study, as the options that ask for it."""
+    options = [f"--set {name}={value}" for name, value in departures.get("set", {}).items()]
+    for name in ("seeds", "tasks", "variants"):
+        if name in departures:
+            value = departures[name]
+            options.append(f"--{name} {','.join(value) if isinstance(value, list) else value}")
+    return ", ".join(f"`{option}`" for option in options)
+
+
+def _figure_title(path: str) -> str:
+    """Return what a figure shows, from its name `<stem>.<what>.png`."""
+    return path.split(".")[-2].capitalize()
 
 
 def _accuracy_columns(table: Table, *, measured: bool) -> tuple[list[str], list[list[str]]]:
