@@ -131,7 +131,7 @@ def _introduction(record: StudyRecord) -> str:
     if record.departures:
         lines.append(f"**Departs from the study's defaults** — {_said(record.departures)}.")
     lines.append("Accuracy in %, mean over seeds; the average is the plain mean over tasks.")
-    return "\n".join(lines)
+    return "\n\n".join(lines)
 
 
 def _said(departures: Mapping[str, Json]) -> str:
