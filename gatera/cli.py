@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -228,7 +227,6 @@ def _ui(options: argparse.Namespace) -> int:
 def _work(options: argparse.Namespace) -> int:
     from gatera.studies.worker import work
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     work(
         options.store,
         stems=options.plan,

@@ -155,6 +155,8 @@ def test_an_interrupted_run_keeps_everything_and_says_so(tmp_path):
     process = subprocess.Popen(
         [*RUN, "ablation_table5", "--seeds", "1", "--variants", "hira"],
         cwd=tmp_path,
+        # A shell's background job ignores SIGINT, and would hand that down to this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
