@@ -206,10 +206,15 @@ def _verdict(comparison: Comparison | None) -> str:
     if not math.isfinite(comparison.adjusted_p):
         return "one seed: no test"
     if comparison.verdict == "resolved":
-        return f"resolved (p = {comparison.adjusted_p:.3f})"
+        return f"resolved (p {_p_value(comparison.adjusted_p)})"
     needed = comparison.seeds_needed
     more = f"; about {needed} seeds would" if needed is not None else ""
-    return f"not resolved (p = {comparison.adjusted_p:.2f}{more})"
+    return f"not resolved (p {_p_value(comparison.adjusted_p)}{more})"
+
+
+def _p_value(p: float) -> str:
+    """Return a p-value to three decimals; a smaller one is said to be below, never zero."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def _trainable(row: TableRow) -> str:
@@ -391,6 +396,7 @@ _LATEX = {
     "_": r"\_",
     "&": r"\&",
     "#": r"\#",
+    "<": "$<$",
     "Δ": r"$\Delta$",
     "±": r"$\pm$",
     DASH: "---",

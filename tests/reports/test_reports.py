@@ -62,7 +62,7 @@ def test_the_markdown_says_what_the_numbers_are(record):
     assert cells[2:10] == ["55.00"] * 8
     assert cells[10] == "55.00 ± 5.00"
     assert cells[11].startswith("-20.00 [")
-    assert cells[12].startswith("resolved (p = 0.000")
+    assert cells[12].startswith("resolved (p < 0.001)")
     assert cells[13] == "1,234 (1.2494 %)"
     assert cells[14:] == ["10.0 s", "256 MiB"]
     assert "gatera (reference)" in text
