@@ -4,20 +4,29 @@ Importing this package registers the method with PEFT; see `peft_plugin`.
 """
 
 from gatera.adapter.config import GateraConfig
-from gatera.adapter.layer import GateraLayer, GateraLinear
+from gatera.adapter.deltas import Delta
+from gatera.adapter.gates import Gate, GateShape
+from gatera.adapter.layer import GateraLayer
+from gatera.adapter.linear import GateraLinear
 from gatera.adapter.model import GateraModel
+from gatera.adapter.own import load_own_delta, load_own_gate
 from gatera.adapter.peft_plugin import register
 from gatera.adapter.recorder import GateRecorder, record_gates
 from gatera.adapter.seeding import seed_adapter
 from gatera.adapter.statistics import GateStatistics
 
 __all__ = [
+    "Delta",
+    "Gate",
     "GateRecorder",
+    "GateShape",
     "GateStatistics",
     "GateraConfig",
     "GateraLayer",
     "GateraLinear",
     "GateraModel",
+    "load_own_delta",
+    "load_own_gate",
     "record_gates",
     "seed_adapter",
 ]

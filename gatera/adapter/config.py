@@ -11,8 +11,10 @@ from typing import Any
 
 from peft import PeftConfig
 
-from gatera.adapter.deltas import DELTAS
-from gatera.adapter.gates import GATES
+from gatera.adapter.deltas import DELTAS, MORA_TYPES, Delta
+from gatera.adapter.gates import GATES, Gate
+from gatera.adapter.own import look_up
+from gatera.adapter.sharing import SHARINGS
 from gatera.errors import InputError
 
 BIASES = ("none", "all", "gatera_only")
@@ -56,14 +58,26 @@ class GateraConfig(PeftConfig):  # type: ignore[misc]
         default="token",
         metadata={
             "help": "The gate g: 'token' (σ(w·x + b), one value a token), 'static' (σ(b), one "
-            "learned value a layer) or 'none' (always 1)."
+            "learned value a layer), 'none' (always 1), 'mlp' (a hidden layer), 'attention' (over "
+            "the tokens before), 'channel' (one value a token and output channel), or a class of "
+            "one's own, 'path/to/file.py:ClassName'."
         },
     )
     delta: str = field(
         default="hira",
         metadata={
-            "help": "The update Δ: 'hira' ((W0 ⊙ BA) x, multiplicative) or 'lora' "
-            "(alpha/r · BA x, additive)."
+            "help": "The update Δ: 'hira' ((W0 ⊙ BA) x, multiplicative), 'lora' (alpha/r · BA x, "
+            "additive), 'dora' (directional, with a magnitude), 'mora' (additive, one square "
+            "matrix), 'hilora' (hira and lora together, each of rank r), or a class of one's own, "
+            "'path/to/file.py:ClassName'."
+        },
+    )
+    gate_sharing: str = field(
+        default="module",
+        metadata={
+            "help": "Who has a gate of its own: each 'module', each transformer 'block' (the gate "
+            "reads the block's input, and acts on all adapted layers in it), or the 'model' (as "
+            "'block', with one set of gate weights for all blocks)."
         },
     )
     alpha: float | None = field(
@@ -142,6 +156,31 @@ class GateraConfig(PeftConfig):  # type: ignore[misc]
             "help": "Divisor of the gate's logit: below 1 sharpens the gate, above 1 softens."
         },
     )
+    gate_hidden: int = field(
+        default=16,
+        metadata={
+            "help": "Width of the hidden layer of the gates 'mlp' and 'channel', and of the head "
+            "of 'attention'; the others have none."
+        },
+    )
+    gate_threshold: float = field(
+        default=0.0,
+        metadata={
+            "help": "In evaluation a gate below this value is closed, and its update is skipped; "
+            "0 closes none. From 0 up to, but not including, 1."
+        },
+    )
+    gate_threshold_in_training: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether gates below gate_threshold are closed in training too. A closed token "
+            "then gives no gradient to the update, nor to its gate."
+        },
+    )
+    mora_type: str = field(
+        default="rotate",
+        metadata={"help": "How delta='mora' folds the input into its groups: 'rotate' or 'share'."},
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,12 +189,20 @@ class GateraConfig(PeftConfig):  # type: ignore[misc]
         self.exclude_modules = _as_set(self.exclude_modules)
         self.rank_pattern = self.rank_pattern or {}
         self.alpha_pattern = self.alpha_pattern or {}
-        _check_choice("gate", self.gate, GATES)
-        _check_choice("delta", self.delta, DELTAS)
+        gate = self.gate_class()
+        self.delta_class()
         _check_choice("bias", self.bias, BIASES)
+        _check_choice("gate_sharing", self.gate_sharing, SHARINGS)
+        _check_choice("mora_type", self.mora_type, MORA_TYPES)
+        if gate is not None and gate.per_channel and self.gate_sharing != "module":
+            raise InputError(
+                f"gate={self.gate!r} has a value for each output channel of its layer, so layers "
+                f"cannot share it; gate_sharing={self.gate_sharing!r} needs another gate, or use "
+                "gate_sharing='module'."
+            )
         self._check_numbers()
         self._check_layer_selection()
-        if not DELTAS[self.delta].additive and (self.alpha is not None or self.use_rslora):
+        if not self.delta_class().scaled and (self.alpha is not None or self.use_rslora):
             warnings.warn(
                 f"alpha and use_rslora scale additive updates only; delta={self.delta!r} is "
                 "multiplicative and ignores them.",
@@ -180,6 +227,15 @@ class GateraConfig(PeftConfig):  # type: ignore[misc]
                 f"gate_temperature={self.gate_temperature!r} cannot divide a logit; give a value "
                 "above 0."
             )
+        if self.gate_hidden < 1:
+            raise InputError(
+                f"gate_hidden={self.gate_hidden!r} is not a width; give a positive integer."
+            )
+        if not 0.0 <= self.gate_threshold < 1.0:
+            raise InputError(
+                f"gate_threshold={self.gate_threshold!r} is not a value of a gate; give one from 0 "
+                "(no token is skipped) up to, but not including, 1."
+            )
 
     def _check_layer_selection(self) -> None:
         if not isinstance(self.target_modules, str):
@@ -192,9 +248,17 @@ class GateraConfig(PeftConfig):  # type: ignore[misc]
                     f"list of module names, or leave {name} out."
                 )
 
+    def gate_class(self) -> type[Gate] | None:
+        """Return the gate's class; None for 'none'."""
+        return look_up("gate", self.gate, GATES)
+
+    def delta_class(self) -> type[Delta]:
+        """Return the update's class."""
+        return look_up("delta", self.delta, DELTAS)
+
     def scaling(self, r: int, alpha: float | None) -> float:
         """Return the factor of the update at rank `r`; `alpha` None means `r`."""
-        if not DELTAS[self.delta].additive:
+        if not self.delta_class().scaled:
             return 1.0
         alpha = r if alpha is None else alpha
         return float(alpha / r**0.5 if self.use_rslora else alpha / r)

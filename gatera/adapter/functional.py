@@ -46,6 +46,24 @@ def token_logit(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return logit
 
 
+def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return `weight` x + bias for the small matrices of a gate, in float32 or better.
+
+    Args:
+        x: Input, (..., in), any floating type; kept for the backward pass as it is.
+        weight: (n, in).
+        bias: (n,), or None.
+
+    Returns:
+        (..., n), float32, or float64 where an input is.
+    """
+    dtype = logit_dtype(x, weight)
+    if x.dtype == dtype and not torch.is_autocast_enabled(x.device.type):
+        return F.linear(x, weight.to(dtype), None if bias is None else bias.to(dtype))
+    y: Tensor = _WideLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return y
+
+
 def hadamard_linear(x: Tensor, W: Tensor, A: Tensor, B: Tensor, logit: Tensor | None) -> Tensor:
     """Return σ(logit) · (W ⊙ (BA)) x; without a logit the gate is 1.
 
@@ -141,6 +159,32 @@ class _TokenLogit(torch.autograd.Function):
                 d_weight = d_weight.to(weight.dtype)
             if ctx.needs_input_grad[2]:
                 d_bias = d_logit.sum().reshape(1).to(bias.dtype)
+        return d_x, d_weight, d_bias
+
+
+class _WideLinear(torch.autograd.Function):
+    """A linear layer in a wider type than x has, keeping x as it came."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        dtype = logit_dtype(x, weight)
+        with without_autocast(x):
+            return F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (d_y,) = grads
+        x, weight = ctx.saved_tensors
+        d_x = d_weight = d_bias = None
+        with without_autocast(x):
+            if ctx.needs_input_grad[0]:
+                d_x = torch.matmul(d_y, weight.to(d_y.dtype)).to(x.dtype)
+            if ctx.needs_input_grad[1]:
+                d_weight = torch.mm(_rows(d_y).t(), _rows(x).to(d_y.dtype)).to(weight.dtype)
+            if ctx.needs_input_grad[2]:
+                d_bias = _rows(d_y).sum(0).to(ctx.bias_dtype)
         return d_x, d_weight, d_bias
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,43 +13,59 @@ from peft.tuners.tuners_utils import (
     _get_in_out_features,
     check_adapters_to_merge,
 )
-from peft.utils.quantization_utils import quantization_extra_repr, resolve_quantization_backend
+from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
-from transformers.pytorch_utils import Conv1D
 
-from gatera.adapter.cache import products
-from gatera.adapter.deltas import DELTAS, Gated, layer_scaled
-from gatera.adapter.functional import (
-    folded_hadamard_linear,
-    folded_weight,
-    gated_hadamard_layer,
-    gated_linear,
-    hadamard_product,
-    linear_dtype,
-    without_autocast,
-)
-from gatera.adapter.gates import GATES
+from gatera.adapter.deltas import Delta, Gated, GeneratorFor
+from gatera.adapter.gates import Gate, GateShape
+from gatera.adapter.passes import ForwardPass, preceding_at
+from gatera.adapter.sharing import SharedGate
 from gatera.errors import InputError
 
 if TYPE_CHECKING:
     from gatera.adapter.config import GateraConfig
     from gatera.adapter.recorder import GateRecorder
 
-GeneratorFor = Callable[[str], torch.Generator | None]
+
+@dataclass(frozen=True)
+class Closing:
+    """When a gate counts as closed."""
+
+    below: float  # 0 never closes
+    in_training: bool
 
 
 class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
-    """What PEFT asks of an adapted layer; the parameters of each adapter, by the adapter's name."""
+    """What PEFT asks of an adapted layer; the parameters of each adapter, by the adapter's name.
 
-    adapter_layer_names: tuple[str, ...] = ("gatera_A", "gatera_B", "gatera_gate")
-    other_param_names: tuple[str, ...] = ("r", "scaling", "delta", "gate", "gatera_dropout")
+    Which of the parameters an adapter has depends on its update (see `deltas`); a gate that layers
+    share lies on one of them (see `sharing`).
+    """
+
+    adapter_layer_names: tuple[str, ...] = (
+        "gatera_A",
+        "gatera_B",
+        "gatera_gate",
+    )
+    other_param_names: tuple[str, ...] = (
+        "r",
+        "scaling",
+        "delta",
+        "gate",
+        "updates",
+        "closings",
+        "shared_gates",
+        "gatera_dropout",
+    )
 
     # Set while the gates are being recorded; an attribute of the class costs nothing until then.
     recorder: GateRecorder | None = None
 
-    def _set_up(self, base_layer: nn.Module, fan_in_fan_out: bool, quantization: Any) -> None:
+    def _set_up(
+        self, base_layer: nn.Module, name: str, fan_in_fan_out: bool, quantization: Any
+    ) -> None:
         self.base_layer = base_layer
+        self.name = name  # in the base model
         self.fan_in_fan_out = fan_in_fan_out
         self.quantization_backend = resolve_quantization_backend(
             self.get_base_layer(), **quantization
@@ -58,6 +74,10 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         self.scaling: dict[str, float] = {}
         self.delta: dict[str, str] = {}
         self.gate: dict[str, str] = {}
+        self.updates: dict[str, Delta] = {}
+        self.closings: dict[str, Closing] = {}
+        self.shared_gates: dict[str, SharedGate] = {}
+        self.forward_pass: ForwardPass | None = None  # where a gate looks at the tokens before
         self.gatera_dropout = nn.ModuleDict()
         self.gatera_A = nn.ParameterDict()
         self.gatera_B = nn.ParameterDict()
@@ -79,34 +99,69 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         inference_mode: bool = False,
     ) -> None:
         """Add an adapter of rank `r`, or put a new one in the place of the one of that name."""
-        self._refuse_unreadable_weight(config.delta)
+        update_class = config.delta_class()
+        self._refuse_unreadable_weight(config.delta, update_class)
         self.r[adapter_name] = r
         self.scaling[adapter_name] = config.scaling(r, alpha)
         self.delta[adapter_name] = config.delta
         self.gate[adapter_name] = config.gate
+        self.closings[adapter_name] = Closing(
+            config.gate_threshold, config.gate_threshold_in_training
+        )
+        self.updates[adapter_name] = update_class(
+            self.in_features, self.out_features, r, self.scaling[adapter_name], config.mora_type
+        )
         self.gatera_dropout[adapter_name] = (
             nn.Dropout(config.dropout) if config.dropout > 0.0 else nn.Identity()
         )
-        device = self._parameter_device()
-        self.gatera_A[adapter_name] = nn.Parameter(torch.empty(r, self.in_features, device=device))
-        self.gatera_B[adapter_name] = nn.Parameter(torch.empty(self.out_features, r, device=device))
-        gate = GATES[config.gate]
-        if gate is not None:
-            self.gatera_gate[adapter_name] = gate(
-                self.in_features, config.gate_temperature, device=device
-            )
+        self._make_parameters(adapter_name)
+        self.shared_gates.pop(adapter_name, None)
+        if config.gate_sharing == "module":
+            self.make_gate(adapter_name, config, self.in_features)
         self.reset_adapter(adapter_name, config, lambda name: None)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def _make_parameters(self, adapter_name: str) -> None:
+        """Make the parameters that the update needs, and drop those that another one left.
+
+        The dictionaries of the rarer ones are made with the first: PEFT matches module names by
+        their ending, and "gatera_A2" would be taken for a module "2".
+        """
+        for held in self.adapter_layer_names:
+            if adapter_name in getattr(self, held):
+                del getattr(self, held)[adapter_name]
+        for name, shape in self.updates[adapter_name].shapes().items():
+            attribute = f"gatera_{name}"
+            if attribute not in self.adapter_layer_names:
+                self.adapter_layer_names = (*self.adapter_layer_names, attribute)
+                setattr(self, attribute, nn.ParameterDict())
+            values = torch.empty(shape, device=self._parameter_device())
+            getattr(self, attribute)[adapter_name] = nn.Parameter(values)
+
+    def make_gate(self, adapter_name: str, config: GateraConfig, in_features: int) -> None:
+        """Put the adapter's gate on this layer, reading inputs of width `in_features`."""
+        gate_class = config.gate_class()
+        if gate_class is None:
+            return
+        shape = GateShape(in_features, self.out_features, config.gate_hidden)
+        self.gatera_gate[adapter_name] = gate_class(
+            shape, config.gate_temperature, self._parameter_device()
+        )
+
+    def take_shared_gate(self, adapter_name: str, config: GateraConfig, in_features: int) -> None:
+        """Become the owner of a gate that layers share, reading inputs of width `in_features`."""
+        self.make_gate(adapter_name, config, in_features)
+        self.reset_gate(adapter_name, config, lambda name: None)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        trained = adapter_name in self.active_adapters and not config.inference_mode
+        self.gatera_gate[adapter_name].requires_grad_(trained)
 
     @torch.no_grad()
     def reset_adapter(
         self, adapter_name: str, config: GateraConfig, generator_for: GeneratorFor
     ) -> None:
-        """Draw the initial value of every parameter of an adapter.
-
-        A is uniform in ±1/sqrt(in_features), as nn.Linear's weight; B is zero, or uniform in
-        ±1/sqrt(r) with `init_weights=False`; the gate as the configuration says.
+        """Draw the initial value of every parameter of an adapter that lies on this layer.
 
         Args:
             adapter_name: The adapter, which the layer holds.
@@ -114,21 +169,50 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
             generator_for: From a parameter's name on this layer, such as "gatera_A", to the
                 generator to draw it from; None means torch's global one.
         """
-        A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
-        if A.device.type == "meta":
+        parameters = self._factors(adapter_name)
+        if any(parameter.device.type == "meta" for parameter in parameters.values()):
             return
-        _fill_uniform(A, 1 / math.sqrt(A.shape[1]), generator_for("gatera_A"))
-        if config.init_weights:
-            B.zero_()
-        else:
-            _fill_uniform(B, 1 / math.sqrt(B.shape[1]), generator_for("gatera_B"))
-        if adapter_name in self.gatera_gate:
-            gate: Any = self.gatera_gate[adapter_name]
-            gate.reset(config.gate_init_std, config.gate_bias, generator_for("gatera_gate.weight"))
+        update = self.updates[adapter_name]
+        W = self._unmerged_weight().detach() if update.needs_weight else None
+        if W is None or W.device.type != "meta":
+            update.reset(
+                parameters, W, config.init_weights, lambda name: generator_for(f"gatera_{name}")
+            )
+        self.reset_gate(adapter_name, config, generator_for)
+
+    def reset_gate(
+        self, adapter_name: str, config: GateraConfig, generator_for: GeneratorFor
+    ) -> None:
+        """Draw the initial values of the gate that lies on this layer, if one does."""
+        if adapter_name not in self.gatera_gate:
+            return
+        gate: Any = self.gatera_gate[adapter_name]
+        if any(parameter.device.type == "meta" for parameter in gate.parameters()):
+            return
+        gate.reset(
+            config.gate_init_std,
+            config.gate_bias,
+            lambda name: generator_for(f"gatera_gate.{name}"),
+        )
+
+    def gate_of(self, adapter_name: str) -> Gate | None:
+        """Return the gate that acts on an adapter's update here, its own or a shared one."""
+        shared = self.shared_gates.get(adapter_name)
+        gates = self.gatera_gate if shared is None else shared.owner.gatera_gate
+        if adapter_name not in gates:
+            return None
+        gate: Any = gates[adapter_name]
+        assert isinstance(gate, Gate)
+        return gate
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether any adapter has a gate here, its own or a shared one."""
+        return bool(self.gatera_gate) or bool(self.shared_gates)
 
     def gate_depends_on_input(self, adapter_name: str) -> bool:
         """Whether the adapter's gate on this layer differs from token to token."""
-        gate = GATES[self.gate[adapter_name]]
+        gate = self.gate_of(adapter_name)
         return gate is not None and gate.input_dependent
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
@@ -138,11 +222,13 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
             InputError: the adapter's gate depends on the input, so there is no such weight.
         """
         self._refuse_input_dependent([adapter_name])
-        A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
-        gated = self._gated(adapter_name, None)
-        weight = DELTAS[self.delta[adapter_name]].weight(
-            self._unmerged_weight().detach(), A, B, gated.value()
-        )
+        update = self.updates[adapter_name]
+        W = self._unmerged_weight().detach() if update.needs_weight else None
+        weight = update.weight(W, self._factors(adapter_name))
+        gate = self.gate_of(adapter_name)
+        if gate is not None:
+            logit = gate(weight)  # which a gate of the layer does not read
+            weight = self._gated_value(adapter_name, gate, logit).applied(weight)
         return weight.t() if self.fan_in_fan_out else weight
 
     @torch.no_grad()
@@ -191,51 +277,54 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         """The active adapters that this layer has."""
         return [name for name in self.active_adapters if name in self.gatera_A]
 
-    def _gated(self, adapter_name: str, x: Tensor | None, rows: list[int] | None = None) -> Gated:
-        """Evaluate the adapter's gate on x, and hand its logit to the recorder if there is one."""
-        scaling = self.scaling[adapter_name]
-        if adapter_name not in self.gatera_gate:
-            return Gated(scaling, None, input_dependent=False)
-        gate: Any = self.gatera_gate[adapter_name]
-        logit = gate(x)
-        if self.recorder is not None and x is not None:
-            self.recorder.record(self, adapter_name, logit, rows)
-        return Gated(scaling, logit, gate.input_dependent)
+    def _factors(self, adapter_name: str) -> dict[str, Tensor]:
+        """The parameters of an adapter's update, by their short names."""
+        names = self.updates[adapter_name].shapes()
+        return {name: getattr(self, f"gatera_{name}")[adapter_name] for name in names}
 
-    def _update(self, adapter_name: str, x: Tensor, rows: list[int] | None = None) -> Tensor:
-        """Return the gated update of one adapter, (..., out)."""
-        delta = DELTAS[self.delta[adapter_name]]
-        A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
-        if delta.additive:
-            x = self._cast_input_dtype(x, A.dtype)
-        gated = self._gated(adapter_name, x, rows)
-        if not delta.needs_weight:
-            return delta.update(x, A, A, B, gated, self.gatera_dropout[adapter_name])
-        W = self._oriented_weight()
-        if self._evaluates():
-            return self._update_from_memory(adapter_name, x, W, gated)
-        return delta.update(x, W, A, B, gated, self.gatera_dropout[adapter_name])
+    def _threshold(self, adapter_name: str) -> float:
+        """The value below which the gate counts as closed now; 0 closes none."""
+        closing = self.closings[adapter_name]
+        return closing.below if closing.in_training or not self.training else 0.0
 
-    def _update_from_memory(self, adapter_name: str, x: Tensor, W: Tensor, gated: Gated) -> Tensor:
-        """The update in evaluation, where the product D may still be at hand."""
-        dtype = linear_dtype(x)
-        A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
+    def _gated(self, adapter_name: str, x: Tensor, rows: list[int] | None = None) -> Gated:
+        """Evaluate the adapter's gate, and hand its logit to the recorder if there is one.
 
-        def build() -> Tensor:
-            with without_autocast(x):
-                scaled = B if gated.input_dependent else layer_scaled(B, gated)
-                return hadamard_product(W, A, scaled, dtype)
+        Args:
+            adapter_name: The adapter.
+            x: The layer's input; that of the examples `rows` alone, where given.
+            rows: Which examples of the batch have this adapter; None means all.
+        """
+        gate = self.gate_of(adapter_name)
+        if gate is None:
+            return Gated(None, input_dependent=False)
+        if rows is not None and gate.looks_back:
+            raise InputError(
+                f"adapter_names was given, and the gate of adapter {adapter_name!r} "
+                f"({self.gate[adapter_name]!r}) looks at the tokens before, which a mixed batch "
+                "does not keep apart; run the examples of each adapter by themselves."
+            )
+        shared = self.shared_gates.get(adapter_name)
+        if shared is None or not gate.input_dependent:
+            place = self.name if shared is None else shared.block.name
+            fresh = True
+            logit = gate(x, preceding_at(self.forward_pass, f"{place}.{adapter_name}"))
+        else:
+            place = shared.block.name
+            logit, fresh = shared.block.logit(adapter_name, gate, self.forward_pass)
+            logit = logit if rows is None else logit[rows]
+        if self.recorder is not None and fresh:
+            threshold = self._threshold(adapter_name)
+            self.recorder.record(place, adapter_name, gate, logit, rows, threshold)
+        return self._gated_value(adapter_name, gate, logit)
 
-        sources = self._product_sources(adapter_name, W)
-        D = products.get(self, (adapter_name, dtype), sources, build)
-        return gated_linear(x, D, gated.logit if gated.input_dependent else None)
-
-    def _product_sources(self, adapter_name: str, W: Tensor) -> tuple[Tensor, ...]:
-        """All that the product of an adapter is made from, the base weight first."""
-        sources = (W, self.gatera_A[adapter_name], self.gatera_B[adapter_name])
-        if adapter_name not in self.gatera_gate or self.gate_depends_on_input(adapter_name):
-            return sources
-        return (*sources, *self.gatera_gate[adapter_name].parameters())
+    def _gated_value(self, adapter_name: str, gate: Gate, logit: Tensor) -> Gated:
+        return Gated(
+            logit,
+            input_dependent=gate.input_dependent,
+            per_channel=gate.per_channel,
+            threshold=self._threshold(adapter_name),
+        )
 
     def _evaluates(self) -> bool:
         """Whether products are worth keeping: no graph, no training, a weight that stays put."""
@@ -260,6 +349,11 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         weight: Tensor = self.get_base_weight()
         return weight
 
+    def _base_bias(self) -> Tensor | None:
+        """The base layer's bias, if it has one."""
+        bias: Tensor | None = getattr(self.get_base_layer(), "bias", None)
+        return bias
+
     def _parameter_device(self) -> torch.device | None:
         """Meta where the base weight is, so that huge models are counted without drawing."""
         weight = getattr(self.get_base_layer(), "weight", None)
@@ -270,162 +364,24 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
             if self.gate_depends_on_input(name):
                 raise InputError(unmergeable(name, self.gate[name]))
 
-    def _refuse_unreadable_weight(self, delta: str) -> None:
-        if not DELTAS[delta].needs_weight:
+    def _refuse_unreadable_weight(self, delta: str, update_class: type[Delta]) -> None:
+        if not update_class.needs_weight:
             return
         backend, base = self.quantization_backend, self.get_base_layer()
         if backend is not None and not backend.supports_merge:
             raise InputError(
-                f"delta={delta!r} multiplies the base weight, and {backend.backend_name} layers "
+                f"delta={delta!r} reads the base weight, and {backend.backend_name} layers "
                 f"({type(base).__name__}) cannot give theirs back from its quantized form; use "
                 "delta='lora', or a model quantized with bitsandbytes, HQQ or torchao."
             )
         weight = getattr(base, "weight", None)
         if hasattr(weight, "ds_id") or hasattr(weight, "device_mesh"):
             raise InputError(
-                f"delta={delta!r} multiplies the base weight, and this one "
+                f"delta={delta!r} reads the base weight, and this one "
                 f"({type(base).__name__}) is partitioned over processes (DeepSpeed ZeRO-3 or "
                 "tensor parallelism), so no process holds it whole; use delta='lora', or a "
                 "strategy that gathers the weights of a layer, such as FSDP."
             )
-
-
-class GateraLinear(nn.Module, GateraLayer):
-    """An adapted nn.Linear, transformers' Conv1D, or quantized linear layer.
-
-    y = W0 x + Σ_adapters g(x) · Δ(x), over the active adapters.
-
-    Source: GateRA, arXiv:2511.17582.
-    """
-
-    def __init__(
-        self,
-        base_layer: nn.Module,
-        adapter_name: str,
-        config: GateraConfig,
-        r: int,
-        alpha: float | None,
-        fan_in_fan_out: bool,
-        quantization: dict[str, Any],
-    ) -> None:
-        super().__init__()
-        self._set_up(base_layer, fan_in_fan_out, quantization)
-        self._active_adapter = adapter_name
-        self.update_layer(adapter_name, config, r, alpha, inference_mode=config.inference_mode)
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the adapted output, (..., out), in the base layer's output type.
-
-        Args:
-            x: (..., in).
-            args: Passed on to the base layer.
-            kwargs: Passed on to the base layer, but for `adapter_names`: one adapter's name for
-                each example of the batch, or "__base__" for none.
-        """
-        adapter_names = kwargs.pop("adapter_names", None)
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        if adapter_names is not None and not self.disable_adapters:
-            return self._mixed_forward(x, adapter_names, *args, **kwargs)
-        names = [] if self.disable_adapters or self.merged else self._active_here()
-        if len(names) == 1 and not args and not kwargs and self._runs_as_one(names[0]):
-            return self._joint_forward(names[0], x)
-        result = self._base(x, *args, **kwargs)
-        if not names:
-            return result
-        dtype = result.dtype
-        if self.quantization_backend is not None:
-            result = self.quantization_backend.maybe_clone_base_result(result)
-        for name in names:
-            result = result + self._update(name, x)
-        return result.to(dtype)
-
-    def _base(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        result: Tensor = self.base_layer(x, *args, **kwargs)
-        return result
-
-    def _mixed_forward(
-        self, x: Tensor, adapter_names: Sequence[str], *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """Each example of the batch with its own adapter."""
-        if self.merged:
-            raise InputError(
-                f"adapter_names was given while {self.merged_adapters} are merged into the base "
-                "weight, so the adapters cannot be told apart; call unmerge_adapter() first."
-            )
-        if len(adapter_names) != len(x):
-            raise InputError(
-                f"adapter_names has {len(adapter_names)} entries and the batch {len(x)} examples; "
-                "give one adapter name for each example."
-            )
-        result = self._base(x, *args, **kwargs)
-        result = result.clone()
-        for name in dict.fromkeys(adapter_names):
-            if name in self.gatera_A:
-                rows = [i for i, other in enumerate(adapter_names) if other == name]
-                update = self._update(name, x[rows], rows)
-                result[rows] = (result[rows] + update).to(result.dtype)
-        return result
-
-    def _runs_as_one(self, adapter_name: str) -> bool:
-        """Whether base layer and update can be computed together.
-
-        Not where the base layer is more than its weight and bias (hooks, quantization, another
-        adapter inside), nor where dropout gives the update an input of its own.
-        """
-        if self.delta[adapter_name] != "hira" or self.quantization_backend is not None:
-            return False
-        base = self.base_layer
-        if type(base) not in (nn.Linear, Conv1D) or "forward" in base.__dict__:
-            return False
-        if base._forward_hooks or base._forward_pre_hooks or base._backward_hooks:
-            return False
-        dropping = isinstance(self.gatera_dropout[adapter_name], nn.Dropout)
-        return not (self.training and dropping)
-
-    def _joint_forward(self, adapter_name: str, x: Tensor) -> Tensor:
-        """Base layer and update together."""
-        W = self._oriented_weight()
-        A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
-        gated = self._gated(adapter_name, x)
-        bias: Any = self.base_layer.bias
-        dtype = linear_dtype(x)
-        # In low precision 1 + BA would round small updates away.
-        exact = A.dtype == W.dtype == dtype and dtype in (torch.float32, torch.float64)
-        if exact and not gated.input_dependent:
-            return self._folded_forward(adapter_name, x, W, bias, A, layer_scaled(B, gated))
-        if self._evaluates():
-            return self._base(x) + self._update_from_memory(adapter_name, x, W, gated)
-        if gated.input_dependent:
-            return gated_hadamard_layer(x, W, bias, A, B, gated.logit)
-        return gated_hadamard_layer(x, W, bias, A, layer_scaled(B, gated), None)
-
-    def _folded_forward(
-        self, adapter_name: str, x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor
-    ) -> Tensor:
-        """One product with W ⊙ (1 + BA); in evaluation that weight may be at hand."""
-        if not self._evaluates():
-            return folded_hadamard_linear(x, W, bias, A, B)
-        weight = products.get(
-            self,
-            (adapter_name, "folded"),
-            self._product_sources(adapter_name, W),
-            lambda: folded_weight(W, A, B),
-        )
-        return F.linear(x, weight, bias)
-
-    def train(self, mode: bool = True) -> GateraLinear:
-        """Training changes the weights, so products kept for evaluation go."""
-        if mode:
-            products.discard(self)
-        super().train(mode)
-        return self
-
-    def __repr__(self) -> str:
-        return "gatera." + super().__repr__()
-
-    def extra_repr(self) -> str:
-        return str(quantization_extra_repr(self))
 
 
 def unmergeable(adapter_name: str, gate: str) -> str:
@@ -435,8 +391,3 @@ def unmergeable(adapter_name: str, gate: str) -> str:
         "the update differs from token to token and no single weight can stand for it. Keep the "
         "adapter unmerged, or train with gate='static' or gate='none'; unload() removes it."
     )
-
-
-def _fill_uniform(parameter: Tensor, bound: float, generator: torch.Generator | None) -> None:
-    drawn = torch.rand(parameter.shape, generator=generator)
-    parameter.copy_((2 * drawn - 1) * bound)

@@ -41,6 +41,15 @@ def cached_tokens(arguments: Mapping[str, Any]) -> int:
     return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
 
+def fed_tokens(arguments: Mapping[str, Any]) -> int:
+    """How many tokens of each example a forward pass is fed; 0 where it does not say."""
+    for name in ("input_ids", "inputs_embeds"):
+        fed = arguments.get(name)
+        if isinstance(fed, Tensor) and fed.dim() > 1:
+            return int(fed.shape[1])
+    return 0
+
+
 def mask_of_new_tokens(
     module: nn.Module, arguments: Mapping[str, Any], mask: Tensor | None
 ) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,8 +16,19 @@ from peft.utils.quantization_utils import get_quantization_kwargs, resolve_quant
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from gatera.adapter.combining import combine
 from gatera.adapter.config import GateraConfig
-from gatera.adapter.layer import GateraLayer, GateraLinear, unmergeable
+from gatera.adapter.layer import GateraLayer, unmergeable
+from gatera.adapter.linear import GateraLinear
+from gatera.adapter.loading import check_checkpoint
+from gatera.adapter.passes import forward_pass_of
+from gatera.adapter.sharing import (
+    SharedGate,
+    block_input_of,
+    block_of,
+    input_features,
+    stop_listening,
+)
 from gatera.errors import InputError
 
 BASE = "__base__"  # in `adapter_names`: this example is for the base model
@@ -46,6 +58,8 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
         alpha_key = get_pattern_key(peft_config.alpha_pattern.keys(), current_key)
         r = peft_config.rank_pattern.get(rank_key, peft_config.r)
         alpha = peft_config.alpha_pattern.get(alpha_key, peft_config.alpha)
+        if peft_config.gate_sharing != "module":
+            block_of(self.model, current_key)  # refuses a layer that is in none
         if isinstance(target, GateraLayer):
             target.update_layer(
                 adapter_name, peft_config, r, alpha, inference_mode=peft_config.inference_mode
@@ -86,7 +100,66 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
                     "transformers Conv1D or quantized linear layers."
                 )
             fan_in_fan_out = config.fan_in_fan_out
-        return GateraLinear(target, adapter_name, config, r, alpha, fan_in_fan_out, quantization)
+        return GateraLinear(
+            target, adapter_name, config, r, alpha, name, fan_in_fan_out, quantization
+        )
+
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Adapt the target modules, and arrange the gates that layers share or that look back.
+
+        Raises:
+            InputError: a target module is in no block, or the model is no decoder, and the gates
+                ask for one.
+        """
+        config: GateraConfig = self.peft_config[adapter_name]
+        gate = config.gate_class()
+        if gate is not None and gate.looks_back:
+            self._refuse_encoder_decoder(config.gate)
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        if gate is None:
+            return
+        layers = [(n, layer) for n, layer in self._layers() if adapter_name in layer.gatera_A]
+        if config.gate_sharing != "module":
+            _share_gates(model, layers, adapter_name, config)
+        if gate.looks_back:
+            forward_pass = forward_pass_of(model)
+            for name, layer in layers:
+                layer.forward_pass = forward_pass
+                with contextlib.suppress(InputError):  # a layer in no block is not checkpointed
+                    block_name, block = block_of(model, name)
+                    block_input_of(block, block_name).forward_pass = forward_pass
+
+    def _refuse_encoder_decoder(self, gate: str) -> None:
+        if getattr(getattr(self.model, "config", None), "is_encoder_decoder", False):
+            raise InputError(
+                f"gate={gate!r} looks at the tokens before, and this model is an encoder-decoder, "
+                "whose layers see two sequences; use gate='token' or gate='mlp'."
+            )
+
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str
+    ) -> None:
+        """Add an adapter that is the weighted sum of others: Σ weight · g · Δ, exactly.
+
+        Possible for gates that do not depend on the input and for the updates 'hira' and 'lora';
+        the new adapter has the sum of the ranks and no gate.
+
+        Raises:
+            InputError: the sum of these adapters is no adapter; nothing is added then.
+        """
+        combine(self, adapters, weights, adapter_name)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Any]
+    ) -> dict[str, Any]:
+        remapped: dict[str, Any] = super()._remap_adapter_state_dict_for_load(
+            model=model, config=config, adapter_name=adapter_name, state_dict=state_dict
+        )
+        check_checkpoint(model, adapter_name, remapped)
+        return remapped
 
     def merge_adapter(
         self, adapter_names: list[str] | None = None, safe_merge: bool = False
@@ -108,6 +181,7 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
     ) -> nn.Module:
         if merge:
             self._refuse_merge(adapter_names)
+        stop_listening(self.model)
         model: nn.Module = super()._unload_and_optionally_merge(
             merge=merge, progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names
         )
@@ -186,6 +260,28 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
                 f"adapter_names holds non-existing adapter(s): {', '.join(unknown)}; the model "
                 f"has {', '.join(sorted(known))}, and {BASE} stands for the base model."
             )
+
+
+def _share_gates(
+    model: nn.Module,
+    layers: list[tuple[str, GateraLayer]],
+    adapter_name: str,
+    config: GateraConfig,
+) -> None:
+    """Give each layer its part in the gate of its block, or in the one of the model.
+
+    The owner of a gate is the first layer that uses it, in the order of the model.
+    """
+    owners: dict[str, GateraLayer] = {}
+    for name, layer in layers:
+        block_name, block = block_of(model, name)
+        scope = block_name if config.gate_sharing == "block" else ""
+        if scope not in owners:
+            owners[scope] = layer
+            layer.take_shared_gate(adapter_name, config, input_features(model, block))
+        layer.shared_gates[adapter_name] = SharedGate(
+            block_input_of(block, block_name), owners[scope]
+        )
 
 
 def base_model(model: nn.Module) -> nn.Module:

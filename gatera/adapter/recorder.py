@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from gatera.adapter.functional import binary_entropy
-from gatera.adapter.layer import GateraLayer
 from gatera.adapter.masks import (
     cached_tokens,
+    fed_tokens,
     mask_of_new_tokens,
     named_arguments,
     two_dimensional,
@@ -26,7 +26,10 @@ from gatera.adapter.model import adapted_layers, base_model
 from gatera.adapter.statistics import GateStatistics
 from gatera.errors import InputError
 
-Key = tuple[str, str]  # name of the layer in the base model, name of the adapter
+Key = tuple[str, str]  # name of the layer or block in the base model, name of the adapter
+
+PROMPT, DECODED = "prompt", "decoded"
+PARTS = (PROMPT, DECODED)
 
 
 @contextmanager
@@ -64,33 +67,34 @@ class GateRecorder:
 
     def __init__(self, model: nn.Module, attention_mask: Tensor | None) -> None:
         self._model = base_model(model)
-        self._layers = [(n, layer) for n, layer in adapted_layers(model) if layer.gatera_gate]
-        self._names = {id(layer): name for name, layer in self._layers}
+        self._layers = [layer for _, layer in adapted_layers(model) if layer.has_gate]
         self._given_mask = attention_mask
         self._handle: Any = None
         self._passes = 0
-        self._earlier = GateStatistics()
+        self._earlier: dict[str, GateStatistics] = {part: GateStatistics() for part in PARTS}
+        self._part = PROMPT
         self._logits: dict[Key, Tensor] = {}
         self._rows: dict[Key, list[int]] = {}
+        self._thresholds: dict[Key, float] = {}
         self._mask: Tensor | None = None
         self._wants_graph = False
 
     def start(self) -> None:
         """Begin to listen."""
-        if any(layer.recorder is not None for _, layer in self._layers):
+        if any(layer.recorder is not None for layer in self._layers):
             raise InputError(
                 "the gates of this model are being recorded already; record_gates() contexts "
                 "cannot be nested, so leave the outer one first."
             )
         if not self._layers:
             return
-        for _, layer in self._layers:
+        for layer in self._layers:
             layer.recorder = self
         self._handle = self._model.register_forward_pre_hook(_PassHook(self), with_kwargs=True)
 
     def stop(self) -> None:
         """Leave the model as it was; what was recorded stays readable."""
-        for _, layer in self._layers:
+        for layer in self._layers:
             if layer.recorder is self:
                 del layer.recorder
         if self._handle is not None:
@@ -98,20 +102,35 @@ class GateRecorder:
             self._handle = None
 
     def record(
-        self, layer: GateraLayer, adapter_name: str, logit: Tensor, rows: list[int] | None
+        self,
+        place: str,
+        adapter_name: str,
+        gate: nn.Module,
+        logit: Tensor,
+        rows: list[int] | None,
+        threshold: float,
     ) -> None:
         """Take the logit of one gate; called by the layer.
 
         A second logit of the same gate in the same pass replaces the first: under gradient
         checkpointing a layer runs again during the backward pass.
 
+        Args:
+            place: Where the gate is: the layer, or the block whose layers share it.
+            adapter_name: Its adapter.
+            gate: The gate.
+            logit: What it returned.
+            rows: Which examples of the batch the logit is of; None means all.
+            threshold: The value below which the gate counts as closed; 0 closes none.
+
         Raises:
             InputError: the logit has lost its graph to reentrant gradient checkpointing.
         """
         if self._wants_graph and not torch.is_grad_enabled():
-            _refuse_lost_graph(layer, adapter_name)
-        key = (self._names[id(layer)], adapter_name)
+            _refuse_lost_graph(gate)
+        key = (place, adapter_name)
         self._logits[key] = logit
+        self._thresholds[key] = threshold
         if rows is not None:
             self._rows[key] = rows
 
@@ -137,32 +156,51 @@ class GateRecorder:
         ]
         return torch.cat(means).mean() if means else self._zero()
 
-    def statistics(self, tokens: Tensor | None = None) -> dict[str, dict[str, float]]:
+    def statistics(
+        self, tokens: Tensor | None = None, part: str | None = None
+    ) -> dict[str, dict[str, float]]:
         """Return {module: {mean, share_below_0.1, share_above_0.9, entropy}} over real tokens.
+
+        A gate that the layers of a block share stands under the name of the block; the gates of
+        a layer's channels count as so many values a token. With `gate_threshold` in effect there
+        is a fifth entry, "share_skipped".
 
         Args:
             tokens: Count only these tokens, (batch, tokens), nonzero where counted, and of the
                 last forward pass only; None counts all real tokens of all passes recorded.
-        """
-        return self._gathered(tokens).modules()
+            part: "decoded" for the passes that feed one token onto a key-value cache, as
+                `generate` does after the first; "prompt" for all others; None for both. Beams
+                and sampled sequences count as so many examples.
 
-    def overall(self, tokens: Tensor | None = None) -> dict[str, float]:
+        Raises:
+            InputError: the mask does not fit the tokens, or `part` is unknown.
+        """
+        return self._gathered(tokens, part).modules()
+
+    def overall(self, tokens: Tensor | None = None, part: str | None = None) -> dict[str, float]:
         """Return the means over modules of what `statistics` returns; empty without gates."""
-        return self._gathered(tokens).overall()
+        return self._gathered(tokens, part).overall()
 
     def add_to(self, statistics: GateStatistics, tokens: Tensor | None = None) -> None:
         """Add the last forward pass to `statistics`; `tokens` as in `statistics()`."""
         for keys, logits, counted in self._grouped(tokens):
-            statistics.add([name for name, _ in keys], logits.detach(), counted)
+            threshold = self._thresholds[keys[0]]
+            statistics.add([name for name, _ in keys], logits.detach(), counted, threshold)
 
-    def _gathered(self, tokens: Tensor | None) -> GateStatistics:
-        gathered = GateStatistics() if tokens is not None else self._earlier.copy()
-        self.add_to(gathered, tokens)
+    def _gathered(self, tokens: Tensor | None, part: str | None) -> GateStatistics:
+        if part is not None and part not in PARTS:
+            raise InputError(f"part={part!r} is not known; choose one of: {', '.join(PARTS)}.")
+        gathered = GateStatistics()
+        for earlier_part, earlier in self._earlier.items():
+            if tokens is None and part in (None, earlier_part):
+                gathered.add_all(earlier)
+        if part in (None, self._part):
+            self.add_to(gathered, tokens)
         return gathered
 
     def begin_pass(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note that a new forward pass begins, with these arguments; called by the model's hook."""
-        self.add_to(self._earlier)
+        self.add_to(self._earlier[self._part])
         self._logits.clear()
         self._rows.clear()
         self._passes += 1
@@ -171,27 +209,32 @@ class GateRecorder:
         mask = self._given_mask
         if mask is None:
             mask = two_dimensional(arguments.get("attention_mask"))
-        decoding = cached_tokens(arguments) > 0
-        self._mask = mask_of_new_tokens(module, arguments, mask) if decoding else mask
+        cached = cached_tokens(arguments) > 0
+        self._mask = mask_of_new_tokens(module, arguments, mask) if cached else mask
+        self._part = DECODED if cached and fed_tokens(arguments) == 1 else PROMPT
 
     def _grouped(self, tokens: Tensor | None) -> list[tuple[list[Key], Tensor, Tensor | None]]:
-        """The last pass's logits, stacked by shape, each group with the tokens that count.
+        """The last pass's logits, stacked by shape, each group with the values that count.
 
         Returns:
-            (keys, logits (modules, *tokens), counted (*tokens) or None for all) for each shape.
+            (keys, logits (modules, *values), counted (*values) or None for all) for each shape;
+            values are tokens, or tokens and their channels.
         """
         groups: dict[Any, list[Key]] = {}
         for key, logit in self._logits.items():
             rows = self._rows.get(key)
-            groups.setdefault((logit.shape, tuple(rows) if rows else None), []).append(key)
+            kind = (logit.shape, self._thresholds[key], tuple(rows) if rows else None)
+            groups.setdefault(kind, []).append(key)
         result: list[tuple[list[Key], Tensor, Tensor | None]] = []
-        for (_, rows), keys in groups.items():
+        for (_, _, rows), keys in groups.items():
             logits = torch.stack([self._logits[key] for key in keys])
             if logits.dim() == 2:  # (modules, 1): gates of the layer, which no mask concerns
                 result.append((keys, logits, None))
                 continue
-            logits = logits.squeeze(-1)
-            result.append((keys, logits, self._counted(logits, rows, tokens)))
+            counted = self._counted(logits[..., 0], rows, tokens)
+            if counted is not None:
+                counted = counted.unsqueeze(-1).expand(logits.shape[1:])
+            result.append((keys, logits, counted))
         return result
 
     def _counted(
@@ -247,8 +290,7 @@ def _masked_mean(values: Tensor, counted: Tensor | None) -> Tensor:
     return (values * weights).sum(1) / weights.sum().clamp(min=1)
 
 
-def _refuse_lost_graph(layer: GateraLayer, adapter_name: str) -> None:
-    gate: Any = layer.gatera_gate[adapter_name]
+def _refuse_lost_graph(gate: nn.Module) -> None:
     if any(parameter.requires_grad for parameter in gate.parameters()):
         raise InputError(
             "the gates are recorded in a part of the model that runs without a graph although "

@@ -12,8 +12,8 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from gatera import GateraConfig
-from gatera.adapter import functional
-from gatera.adapter import layer as layer_module
+from gatera.adapter import deltas, functional
+from gatera.adapter import linear as linear_module
 from gatera.adapter.cache import ProductCache
 
 IN, OUT = 7, 5
@@ -24,7 +24,7 @@ VARIANTS = ["token", "static", "none"]
 def cache(monkeypatch: pytest.MonkeyPatch) -> ProductCache:
     """A cache of its own, so that tests do not see each other's products."""
     fresh = ProductCache(limit_bytes=10_000)
-    monkeypatch.setattr(layer_module, "products", fresh)
+    monkeypatch.setattr(linear_module, "products", fresh)
     return fresh
 
 
@@ -32,14 +32,14 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> ProductCache:
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One entry for each product that is built."""
     calls: list[str] = []
-    for name in ("hadamard_product", "folded_weight"):
+    for name, user in (("hadamard_product", deltas), ("folded_weight", linear_module)):
         original = getattr(functional, name)
 
         def counted(*args: Tensor, name: str = name, original: Callable[..., Tensor] = original):
             calls.append(name)
             return original(*args)
 
-        monkeypatch.setattr(layer_module, name, counted)
+        monkeypatch.setattr(user, name, counted)
     return calls
 
 

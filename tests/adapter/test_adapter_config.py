@@ -29,8 +29,14 @@ def test_defaults_are_those_of_the_design() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"gate": "tokn"}, r"gate='tokn' is not known; choose one of: none, static, token\."),
-        ({"delta": "lore"}, r"delta='lore' is not known; choose one of: hira, lora\."),
+        (
+            {"gate": "tokn"},
+            r"gate='tokn' is not known; choose one of: attention, .*, or your own",
+        ),
+        (
+            {"delta": "lore"},
+            r"delta='lore' is not known; choose one of: dora, hilora, hira, lora",
+        ),
         ({"bias": "lora_only"}, r"bias='lora_only' is not known; choose one of: all, gatera_only"),
         ({"r": 0}, r"r=0 is not a rank; give a positive integer\."),
         ({"rank_pattern": {"q_proj": -1}}, r"q_proj=-1 is not a rank"),
