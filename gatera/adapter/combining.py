@@ -32,7 +32,7 @@ def combine(
     config.gate, config.gate_sharing, config.rank_pattern = "none", "module", {}
     config.alpha, config.alpha_pattern, config.use_rslora = None, {}, False
     config.r = sum(tuner.peft_config[name].r for name in adapters)
-    layers = [layer for _, layer in tuner._layers() if adapters[0] in layer.gatera_A]
+    layers = [layer for _, layer in tuner._layers() if adapters[0] in layer.updates]
     config.rank_pattern = {
         layer.name: rank for layer in layers if (rank := _rank(layer, adapters)) != config.r
     }
@@ -105,4 +105,4 @@ def _check(
 
 
 def _layers_with(tuner: GateraModel, adapter_name: str) -> list[str]:
-    return [name for name, layer in tuner._layers() if adapter_name in layer.gatera_A]
+    return [name for name, layer in tuner._layers() if adapter_name in layer.updates]

@@ -100,7 +100,9 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
     ) -> None:
         """Add an adapter of rank `r`, or put a new one in the place of the one of that name."""
         update_class = config.delta_class()
-        self._refuse_unreadable_weight(config.delta, update_class)
+        if update_class.needs_weight:
+            self._refuse_unreadable_weight(config.delta)
+            _keep_readable(self.get_base_layer())
         self.r[adapter_name] = r
         self.scaling[adapter_name] = config.scaling(r, alpha)
         self.delta[adapter_name] = config.delta
@@ -242,7 +244,7 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
             InputError: a gate depends on the input; nothing is merged then.
             ValueError: with `safe_merge`, the merged weight is not finite.
         """
-        names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.gatera_A]
+        names = [n for n in check_adapters_to_merge(self, adapter_names) if n in self.updates]
         if not names:
             return
         self._refuse_input_dependent(names)
@@ -275,7 +277,7 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
 
     def _active_here(self) -> list[str]:
         """The active adapters that this layer has."""
-        return [name for name in self.active_adapters if name in self.gatera_A]
+        return [name for name in self.active_adapters if name in self.updates]
 
     def _factors(self, adapter_name: str) -> dict[str, Tensor]:
         """The parameters of an adapter's update, by their short names."""
@@ -364,9 +366,7 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
             if self.gate_depends_on_input(name):
                 raise InputError(unmergeable(name, self.gate[name]))
 
-    def _refuse_unreadable_weight(self, delta: str, update_class: type[Delta]) -> None:
-        if not update_class.needs_weight:
-            return
+    def _refuse_unreadable_weight(self, delta: str) -> None:
         backend, base = self.quantization_backend, self.get_base_layer()
         if backend is not None and not backend.supports_merge:
             raise InputError(
@@ -382,6 +382,17 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
                 "tensor parallelism), so no process holds it whole; use delta='lora', or a "
                 "strategy that gathers the weights of a layer, such as FSDP."
             )
+
+
+def _keep_readable(base_layer: nn.Module) -> None:
+    """Keep bitsandbytes from packing a 4-bit weight for the CPU, which PEFT cannot unpack.
+
+    bitsandbytes 0.50 packs it in the first evaluation pass on a processor with AVX512-BF16;
+    dequantizing gives other values from then on, without an error. state_dict() unpacks it.
+    """
+    if getattr(base_layer, "support_avx512bf16_for_cpu", False):
+        setattr(base_layer, "support_avx512bf16_for_cpu", False)  # noqa: B010 (not a Tensor)
+        base_layer.state_dict()
 
 
 def unmergeable(adapter_name: str, gate: str) -> str:

@@ -99,7 +99,7 @@ class GateraLinear(nn.Module, GateraLayer):
         base = self._base(x, *args, **kwargs)
         result = base.clone()
         for name in dict.fromkeys(adapter_names):
-            if name in self.gatera_A:
+            if name in self.updates:
                 rows = [i for i, other in enumerate(adapter_names) if other == name]
                 updated = self._with_update(name, base[rows], x[rows], base[rows], rows)
                 result[rows] = updated.to(result.dtype)

@@ -120,7 +120,7 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         if gate is None:
             return
-        layers = [(n, layer) for n, layer in self._layers() if adapter_name in layer.gatera_A]
+        layers = [(n, layer) for n, layer in self._layers() if adapter_name in layer.updates]
         if config.gate_sharing != "module":
             _share_gates(model, layers, adapter_name, config)
         if gate.looks_back:
@@ -192,7 +192,7 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
         uses = _weight_names(self.model)
         for module_name, layer in self._layers():
             for name in layer.active_adapters if adapter_names is None else adapter_names:
-                if name not in layer.gatera_A:
+                if name not in layer.updates:
                     continue
                 if layer.gate_depends_on_input(name):
                     raise InputError(unmergeable(name, layer.gate[name]))
@@ -253,7 +253,7 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
                 f"adapter_names is a {type(adapter_names).__name__}; give a list with one adapter "
                 "name for each example."
             )
-        known = {name for _, layer in self._layers() for name in layer.gatera_A}
+        known = {name for _, layer in self._layers() for name in layer.updates}
         unknown = sorted({name for name in adapter_names if name != BASE} - known)
         if unknown:
             raise InputError(

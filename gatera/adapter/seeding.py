@@ -38,7 +38,7 @@ def seed_adapter(model: nn.Module, seed: int, adapter_name: str = "default") -> 
             f"{', '.join(sorted(configs)) or 'none'}."
         )
     for name, layer in adapted_layers(model):
-        if adapter_name in layer.gatera_A:
+        if adapter_name in layer.updates:
             layer.reset_adapter(
                 adapter_name, configs[adapter_name], partial(_layer_generator, seed, name)
             )

@@ -440,3 +440,67 @@ def test_recording_compiles_without_graph_breaks() -> None:
     torch.testing.assert_close(gates.entropy(), expected)
     gates.entropy().backward()
     assert net[0].gatera_gate["default"].weight.grad is not None
+
+
+def test_generation_tells_the_prompt_from_the_decoded_tokens(llama: MakeLlama) -> None:
+    model = adapted(llama())
+    prompt = batch(pad_left=2)
+    width = prompt["input_ids"].shape[1]
+    with record_gates(model) as gates:
+        generated = model.generate(**prompt, max_new_tokens=6, min_new_tokens=6, do_sample=False)
+    real = torch.ones_like(generated)[:, :-1]
+    real[:, :width] = prompt["attention_mask"]
+    decoded = torch.zeros_like(real)
+    decoded[:, width:] = 1
+    with record_gates(model) as whole:
+        model(input_ids=generated[:, :-1], attention_mask=real)
+    for part, tokens in (("prompt", 1 - decoded), ("decoded", decoded)):
+        expected = whole.statistics(tokens=tokens)
+        actual = gates.statistics(part=part)
+        assert actual.keys() == expected.keys()
+        for name, values in expected.items():
+            assert actual[name] == pytest.approx(values, rel=1e-4, abs=1e-6)
+    assert gates.overall(part="prompt") != gates.overall(part="decoded")
+    with pytest.raises(InputError, match="part='answer' is not known; choose one of: prompt, dec"):
+        gates.statistics(part="answer")
+
+
+@pytest.mark.parametrize("sharing", ["block", "model"])
+def test_a_shared_gate_is_recorded_once_under_its_block(llama: MakeLlama, sharing: str) -> None:
+    model = adapted(llama(), gate_sharing=sharing)
+    inputs = batch(pad_left=1)
+    states: dict[str, Tensor] = {}
+    for index, block in enumerate(model.get_base_model().model.layers):
+
+        def note(_: nn.Module, args: Any, kwargs: Any, name: str = f"model.layers.{index}") -> None:
+            states[name] = args[0] if args else kwargs["hidden_states"]
+
+        block.register_forward_pre_hook(note, with_kwargs=True)
+    with record_gates(model) as gates:
+        model(**inputs)
+    layers = model.get_base_model().model.layers
+    expected: list[float] = []
+    for index, (name, x) in enumerate(states.items()):
+        owner = layers[index if sharing == "block" else 0].self_attn.q_proj
+        gate = owner.gatera_gate["default"]
+        values = torch.sigmoid(x @ gate.weight[0] + gate.bias)[inputs["attention_mask"].bool()]
+        assert gates.statistics()[name]["mean"] == pytest.approx(values.mean().item(), rel=1e-5)
+        expected.append(entropy_of(values.tolist()))
+    assert list(gates.statistics()) == list(states)
+    assert gates.entropy().item() == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+
+
+def test_channels_count_as_so_many_values_and_padding_as_none(llama: MakeLlama) -> None:
+    model = adapted(llama(), gate="channel", gate_hidden=2, target_modules=["up_proj"])
+    inputs = batch(pad_left=2, pad_right=1)
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    seen: list[Tensor] = []
+    layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with record_gates(model) as gates:
+        model(**inputs)
+    gate = layer.gatera_gate["default"]
+    logit = seen[0] @ gate.weight_hidden.T @ gate.weight.T + gate.bias
+    values = torch.sigmoid(logit)[inputs["attention_mask"].bool()].flatten()
+    recorded = gates.statistics()["model.layers.0.mlp.up_proj"]
+    assert recorded["mean"] == pytest.approx(values.mean().item(), rel=1e-5)
+    assert recorded["entropy"] == pytest.approx(entropy_of(values.tolist()), rel=1e-4)
