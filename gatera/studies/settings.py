@@ -37,6 +37,11 @@ FIELDS: Mapping[str, tuple[type, ...]] = {
     "adapter.gate_bias": _REAL,
     "adapter.gate_init_std": _REAL,
     "adapter.gate_temperature": _REAL,
+    "adapter.gate_sharing": _TEXT,
+    "adapter.gate_hidden": _WHOLE,
+    "adapter.gate_threshold": _REAL,
+    "adapter.gate_threshold_in_training": _FLAG,
+    "adapter.mora_type": _TEXT,
     "train.learning_rate": _REAL,
     "train.entropy_weight": _REAL,
     "train.batch_size": _WHOLE,
@@ -64,8 +69,10 @@ FIELDS: Mapping[str, tuple[type, ...]] = {
 }
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "adapter.gate": ("token", "static", "none"),
-    "adapter.delta": ("hira", "lora"),
+    "adapter.gate": ("token", "static", "none", "mlp", "attention", "channel"),
+    "adapter.delta": ("hira", "lora", "dora", "mora", "hilora"),
+    "adapter.gate_sharing": ("module", "block", "model"),
+    "adapter.mora_type": ("rotate", "share"),
     "adapter.bias": ("none", "all", "gatera_only"),
     "train.schedule": ("linear", "cosine", "constant"),
     "train.loss_mask": ("answer", "all"),
@@ -76,6 +83,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 # The smallest value that makes sense; fields that are not here take any number.
 MINIMA: Mapping[str, float] = {
     "adapter.r": 1,
+    "adapter.gate_hidden": 1,
+    "adapter.gate_threshold": 0,
     "train.learning_rate": 0,
     "train.entropy_weight": 0,
     "train.batch_size": 1,

@@ -7,7 +7,8 @@ from typing import Any
 
 from peft import get_peft_model
 
-from gatera.adapter import GateraConfig, seed_adapter
+from gatera.adapter import GateraConfig, load_own_delta, load_own_gate, seed_adapter
+from gatera.adapter.own import is_path
 from gatera.errors import InputError
 
 
@@ -35,12 +36,20 @@ def attach(model: Any, section: Mapping[str, Any]) -> Any:
     Raises:
         InputError: as `adapt`.
     """
+    _load_own_classes(section)
     try:
         config = GateraConfig(task_type="CAUSAL_LM", **section)
     except TypeError as error:
         raise InputError(f"the section 'adapter' is not understood: {error}.") from error
     _check_target_modules(model, section.get("target_modules"))
     return get_peft_model(model, config)
+
+
+def _load_own_classes(section: Mapping[str, Any]) -> None:
+    """Run the files of the gate and the update that a study names by path."""
+    for name, load in (("gate", load_own_gate), ("delta", load_own_delta)):
+        if is_path(str(section.get(name, ""))):
+            load(section[name])
 
 
 def _check_target_modules(model: Any, targets: Any) -> None:

@@ -375,6 +375,8 @@ def _metrics(
             }
     if gates:
         metrics["gate/mean"] = gates["overall"]["mean"]
+        if "share_skipped" in gates["overall"]:
+            metrics["gate/share_skipped"] = gates["overall"]["share_skipped"]
     return metrics
 
 

@@ -28,9 +28,10 @@ def survey_gates(
         batch_size: Items in a forward pass.
 
     Returns:
-        {"overall", "prompt", "answer": {mean, share_below_0.1, share_above_0.9, entropy}, each the
-        mean over modules; "modules": {module: the same over all tokens}; "items"}. Empty where
-        nothing is gated. Prompt tokens include the last, which predicts the first of the answer.
+        {"overall", "prompt", "answer": {mean, share_below_0.1, share_above_0.9, entropy, and
+        share_skipped with a threshold}, each the mean over modules; "modules": {module: the same
+        over all tokens}; "items"}. Empty where nothing is gated. Prompt tokens include the last,
+        which predicts the first of the answer.
     """
     model.eval()
     overall, prompt, answer = GateStatistics(), GateStatistics(), GateStatistics()
