@@ -339,3 +339,27 @@ def test_gradient_checkpointing_gives_the_same_gradients(
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("gate", "delta", "sharing"),
+    [
+        ("token", "dora", "module"),
+        ("mlp", "hira", "block"),
+        ("attention", "mora", "module"),
+        ("channel", "hilora", "module"),
+    ],
+)
+def test_compiling_changes_nothing(gate: str, delta: str, sharing: str) -> None:
+    model = adapted(gate, delta, sharing)
+    x = inputs().requires_grad_()
+    expected = model(x)
+    expected.square().sum().backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager")(inputs().requires_grad_())
+    compiled.square().sum().backward()
+    torch.testing.assert_close(compiled, expected)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient)
