@@ -2,19 +2,37 @@
 
 The Hadamard updates are autograd functions that keep nothing of the weight's size for the
 backward pass: D = W ⊙ (BA) costs r products a weight to build, little beside the T products of a
-forward pass over T tokens, so it is built again where it is needed.
+forward pass over T tokens, so it is built again where it is needed. On a CPU it never exists as a
+whole: blocks that stay in the processor's cache are built, multiplied and forgotten.
 
 Shapes throughout: x (..., in), W (out, in), A (r, in), B (out, r), logit (..., 1).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+
+from gatera.adapter.blocks import (
+    add_update,
+    as_rows,
+    base_product,
+    factor_gradients,
+    folded_product,
+    gate_column,
+    input_gradients,
+    logit_gradient,
+    logit_weight_gradient,
+    weight_gradient,
+    wide_logit,
+)
+from gatera.adapter.blocks import hadamard_product as hadamard_product
+from gatera.adapter.blocks import logit_dtype as logit_dtype
 
 
 def binary_entropy(logit: Tensor) -> Tensor:
@@ -71,8 +89,7 @@ def hadamard_linear(x: Tensor, W: Tensor, A: Tensor, B: Tensor, logit: Tensor | 
 
     Source: GateRA, arXiv:2511.17582; the bound of its Theorem 1 holds for the gradients of A, B.
     """
-    y: Tensor = _HadamardLinear.apply(x, W, A, B, logit)  # type: ignore[no-untyped-call]
-    return y
+    return _apply(x, W, A, B, logit, None, identity=0.0, fold=False)
 
 
 def gated_hadamard_layer(
@@ -82,8 +99,38 @@ def gated_hadamard_layer(
 
     The same as a linear layer plus `hadamard_linear`, with the sums done inside the products.
     """
-    y: Tensor = _GatedHadamardLayer.apply(x, W, A, B, logit, bias)  # type: ignore[no-untyped-call]
-    return y
+    return _apply(x, W, A, B, logit, bias, identity=1.0, fold=False)
+
+
+def token_gated_hadamard_layer(
+    x: Tensor,
+    W: Tensor,
+    bias: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    weight: Tensor,
+    gate_bias: Tensor,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """Return what `gated_hadamard_layer` returns, and the logit (w·x + b) / temperature.
+
+    Args:
+        x: Input, (..., in).
+        W: Base weight, (out, in).
+        bias: The base layer's bias, (out,).
+        A: (r, in).
+        B: (out, r).
+        weight: The gate's w, (1, in).
+        gate_bias: The gate's b, (1,).
+        temperature: Divisor of the gate's logit.
+
+    Returns:
+        y, (..., out), in the type of a linear layer, and the logit, (..., 1), float32 or better.
+    """
+    outputs: tuple[Tensor, Tensor] = _TokenGatedLayer.apply(  # type: ignore[no-untyped-call]
+        x, W, A, B, weight, gate_bias, bias, temperature
+    )
+    return outputs
 
 
 def gated_linear(x: Tensor, D: Tensor, logit: Tensor | None) -> Tensor:
@@ -97,24 +144,12 @@ def folded_hadamard_linear(
     x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor
 ) -> Tensor:
     """Return (W ⊙ (1 + BA)) x + bias: base layer and ungated update in one product."""
-    y: Tensor = _FoldedHadamardLinear.apply(x, W, A, B, bias)  # type: ignore[no-untyped-call]
-    return y
-
-
-def hadamard_product(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return W ⊙ (BA), (out, in), multiplied in the widest type and then cast to `dtype`."""
-    return (torch.mm(B, A) * W).to(dtype)
+    return _apply(x, W, A, B, None, bias, identity=1.0, fold=True)
 
 
 def folded_weight(W: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """Return W ⊙ (1 + BA), (out, in)."""
     return W + torch.mm(B, A) * W
-
-
-def logit_dtype(x: Tensor, parameter: Tensor) -> torch.dtype:
-    """The type that a gate's logit is computed in: float32, or float64 where an input is."""
-    wide = torch.promote_types(x.dtype, parameter.dtype)
-    return torch.promote_types(wide, torch.float32)
 
 
 def linear_dtype(x: Tensor) -> torch.dtype:
@@ -132,33 +167,27 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     return torch.autocast(x.device.type, enabled=False)
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])  # (tokens, features)
-
-
 class _TokenLogit(torch.autograd.Function):
     """w·x + b in a wider type than x has, keeping x as it came."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight, bias)
-        dtype = logit_dtype(x, weight)
         with without_autocast(x):
-            return F.linear(x.to(dtype), weight.to(dtype), bias.to(dtype))
+            return wide_logit(as_rows(x), weight, bias).view(*x.shape[:-1], 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (d_logit,) = grads
         x, weight, bias = ctx.saved_tensors
         d_x = d_weight = d_bias = None
         with without_autocast(x):
+            d_logit = as_rows(grads[0])  # (tokens, 1)
             if ctx.needs_input_grad[0]:
-                d_x = (d_logit * weight).to(x.dtype)
+                d_x = torch.mm(d_logit.to(x.dtype), weight.to(x.dtype)).view(x.shape)
             if ctx.needs_input_grad[1]:
-                d_weight = torch.mm(_rows(d_logit).t(), _rows(x).to(d_logit.dtype))
-                d_weight = d_weight.to(weight.dtype)
+                d_weight = logit_weight_gradient(d_logit, as_rows(x)).to(weight.dtype)
             if ctx.needs_input_grad[2]:
-                d_bias = d_logit.sum().reshape(1).to(bias.dtype)
+                d_bias = d_logit.sum(0).to(bias.dtype)
         return d_x, d_weight, d_bias
 
 
@@ -182,50 +211,37 @@ class _WideLinear(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 d_x = torch.matmul(d_y, weight.to(d_y.dtype)).to(x.dtype)
             if ctx.needs_input_grad[1]:
-                d_weight = torch.mm(_rows(d_y).t(), _rows(x).to(d_y.dtype)).to(weight.dtype)
+                d_weight = torch.mm(as_rows(d_y).t(), as_rows(x).to(d_y.dtype)).to(weight.dtype)
             if ctx.needs_input_grad[2]:
-                d_bias = _rows(d_y).sum(0).to(ctx.bias_dtype)
+                d_bias = as_rows(d_y).sum(0).to(ctx.bias_dtype)
         return d_x, d_weight, d_bias
 
 
+def _apply(
+    x: Tensor,
+    W: Tensor,
+    A: Tensor,
+    B: Tensor,
+    logit: Tensor | None,
+    bias: Tensor | None,
+    identity: float,
+    fold: bool,
+) -> Tensor:
+    y: Tensor = _HadamardLinear.apply(  # type: ignore[no-untyped-call]
+        x, W, A, B, logit, bias, identity, fold
+    )
+    return y
+
+
 class _HadamardLinear(torch.autograd.Function):
-    """y = g · D x with D = W ⊙ (BA), g = σ(logit).
+    """y = identity · W x + bias + g · D x with D = W ⊙ (BA), g = σ(logit) or 1, identity 0 or 1.
 
-    Backward, with u = Dᵀ dy:  dx = g u,  dg = ⟨x, u⟩,  P = (g dy)ᵀ x,  d(BA) = P ⊙ W.
-    """
+    Backward, with u = Dᵀ dy:  dx = identity · Wᵀ dy + g u,  dg = ⟨x, u⟩,  P = (g dy)ᵀ x,
+    d(BA) = P ⊙ W, dB = (P ⊙ W) Aᵀ, dA = Bᵀ (P ⊙ W). Without a gate W and D are one weight in the
+    backward pass, and with `fold` in the forward pass too.
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, W: Tensor, A: Tensor, B: Tensor, logit: Tensor | None
-    ) -> Tensor:
-        ctx.save_for_backward(x, W, A, B, logit)
-        ctx.dtype = linear_dtype(x)
-        with without_autocast(x):
-            return gated_linear(x, hadamard_product(W, A, B, ctx.dtype), logit)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        x, W, A, B, logit = ctx.saved_tensors
-        d_x = d_logit = d_W = d_A = d_B = None
-        with without_autocast(x):
-            d_y, rows = _rows(grads[0]), _rows(x).to(ctx.dtype)
-            gate = None if logit is None else _column(logit, ctx.dtype)  # (tokens, 1)
-            if ctx.needs_input_grad[0] or ctx.needs_input_grad[4]:
-                u = torch.mm(d_y, hadamard_product(W, A, B, ctx.dtype))  # (tokens, in)
-                if ctx.needs_input_grad[4]:
-                    d_logit = _gate_gradient(rows, u, logit)
-                d_x = (u if gate is None else u * gate).view(x.shape).to(x.dtype)
-            if any(ctx.needs_input_grad[1:4]):
-                P = _gated_outer(d_y, rows, gate)  # (out, in)
-                d_W, d_A, d_B = _weight_gradients(ctx.needs_input_grad[1:4], P, W, A, B, 0.0)
-        return d_x, d_W, d_A, d_B, d_logit
-
-
-class _GatedHadamardLayer(torch.autograd.Function):
-    """y = W x + bias + g · D x with D = W ⊙ (BA), g = σ(logit).
-
-    Backward, with u = Dᵀ dy:  dx = Wᵀ dy + g u,  dg = ⟨x, u⟩,  P = (g dy)ᵀ x,  d(BA) = P ⊙ W.
-    The gate multiplies whichever of input and output is narrower.
+    Blocks are cut so that no sum runs over several of them but those for dA, which are taken in
+    float32: rows of W for y and P, columns of W for u.
     """
 
     @staticmethod
@@ -237,116 +253,163 @@ class _GatedHadamardLayer(torch.autograd.Function):
         B: Tensor,
         logit: Tensor | None,
         bias: Tensor | None,
+        identity: float,
+        fold: bool,
     ) -> Tensor:
-        ctx.save_for_backward(x, W, A, B, logit)
-        ctx.dtype = dtype = linear_dtype(x)
+        ctx.save_for_backward(x, W, A, B, logit, bias)
+        ctx.dtype, ctx.identity = linear_dtype(x), identity
         with without_autocast(x):
-            rows = _rows(x).to(dtype)  # (tokens, in)
-            y = F.linear(rows, W.to(dtype), None if bias is None else bias.to(dtype))
-            D_t = hadamard_product(W, A, B, dtype).t()  # (in, out)
-            if logit is None:
-                y.addmm_(rows, D_t)
-            elif W.shape[1] <= W.shape[0]:
-                y.addmm_(rows * _column(logit, dtype), D_t)
+            rows = as_rows(x).to(ctx.dtype)  # (tokens, in)
+            if fold:
+                y = folded_product(rows, W, A, B, bias)
             else:
-                y.addcmul_(torch.mm(rows, D_t), _column(logit, dtype))
+                y = base_product(rows, W, bias, identity)
+                add_update(y, rows, W, A, B, gate_column(logit, ctx.dtype))
             return y.view(*x.shape[:-1], W.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        x, W, A, B, logit = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return (*_differentiable_gradients(ctx, _equation, 6, grads), None, None)
+        x, W, A, B, logit, _ = ctx.saved_tensors
+        needs_x, needs_W, needs_A, needs_B, needs_logit, needs_bias = ctx.needs_input_grad[:6]
         d_x = d_logit = d_W = d_A = d_B = d_bias = None
         with without_autocast(x):
-            d_y, rows = _rows(grads[0]), _rows(x).to(ctx.dtype)
-            gate = None if logit is None else _column(logit, ctx.dtype)  # (tokens, 1)
-            if ctx.needs_input_grad[0] or ctx.needs_input_grad[4]:
-                D = hadamard_product(W, A, B, ctx.dtype)
-                if gate is None:
-                    d_x = torch.mm(d_y, W.to(ctx.dtype) + D)
-                else:
-                    u = torch.mm(d_y, D)  # (tokens, in)
-                    if ctx.needs_input_grad[4]:
-                        d_logit = _gate_gradient(rows, u, logit)
-                    d_x = _gated_sum(u, gate, d_y, W.to(ctx.dtype))
-                d_x = d_x.view(x.shape).to(x.dtype)
-            if any(ctx.needs_input_grad[1:4]):
-                P = _gated_outer(d_y, rows, gate)  # (out, in)
-                d_W, d_A, d_B = _weight_gradients(ctx.needs_input_grad[1:4], P, W, A, B, 0.0)
-                if d_W is not None:
-                    d_W = d_W + torch.mm(d_y.t(), rows)
-            if ctx.needs_input_grad[5]:
+            d_y, rows = as_rows(grads[0]), as_rows(x).to(ctx.dtype)
+            if needs_bias:
                 d_bias = d_y.sum(0)
-        return d_x, d_W, d_A, d_B, d_logit, d_bias
+            gate = gate_column(logit, ctx.dtype)  # (tokens, 1)
+            if needs_x or needs_logit:
+                d_x, d_gate = input_gradients(d_y, rows, gate, W, A, B, ctx.identity)
+                d_x = d_x.view(x.shape).to(x.dtype)
+                if logit is not None:
+                    d_logit = logit_gradient(d_gate, logit)
+            if needs_A or needs_B:
+                d_A, d_B = factor_gradients(d_y, rows, gate, W, A, B)
+            if needs_W:
+                d_W = weight_gradient(d_y, rows, gate, A, B, ctx.identity).to(W.dtype)
+        return d_x, d_W, d_A, d_B, d_logit, d_bias, None, None
 
 
-class _FoldedHadamardLinear(torch.autograd.Function):
-    """y = (W ⊙ (1 + BA)) x + bias."""
+class _TokenGatedLayer(torch.autograd.Function):
+    """The layer of `_HadamardLinear` with identity 1, and the token's gate within.
+
+    The gate's part of dx, d_logit · w / temperature, is added where dx is made, which saves two
+    passes over tensors of x's size.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, W: Tensor, A: Tensor, B: Tensor, bias: Tensor | None
-    ) -> Tensor:
-        ctx.save_for_backward(x, W, A, B)
-        return F.linear(x, folded_weight(W, A, B), bias)
+        ctx: Any,
+        x: Tensor,
+        W: Tensor,
+        A: Tensor,
+        B: Tensor,
+        weight: Tensor,
+        gate_bias: Tensor,
+        bias: Tensor | None,
+        temperature: float,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.dtype, ctx.identity, ctx.temperature = linear_dtype(x), 1.0, temperature
+        with without_autocast(x):
+            logit = wide_logit(as_rows(x), weight, gate_bias)  # (tokens, 1)
+            if temperature != 1.0:
+                logit.div_(temperature)
+            rows = as_rows(x).to(ctx.dtype)
+            y = base_product(rows, W, bias, 1.0)
+            add_update(y, rows, W, A, B, gate_column(logit, ctx.dtype))
+            ctx.save_for_backward(x, W, A, B, weight, gate_bias, bias, logit)
+            ctx.set_materialize_grads(False)
+            tokens = x.shape[:-1]
+            return y.view(*tokens, W.shape[0]), logit.view(*tokens, 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (d_y,) = grads
-        x, W, A, B = ctx.saved_tensors
-        d_x = d_W = d_bias = d_A = d_B = None
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return (*_differentiable_gradients(ctx, _token_gated_equation, 7, grads), None)
+        x, W, A, B, weight, gate_bias, _, logit = ctx.saved_tensors
+        needs_x, needs_W, needs_A, needs_B, needs_weight, needs_gate_bias, needs_bias = (
+            ctx.needs_input_grad[:7]
+        )
+        d_x = d_W = d_A = d_B = d_weight = d_gate_bias = d_bias = None
         with without_autocast(x):
-            if ctx.needs_input_grad[0]:
-                d_x = torch.matmul(d_y, folded_weight(W, A, B))
-            if any(ctx.needs_input_grad[1:4]):
-                P = torch.mm(_rows(d_y).t(), _rows(x))  # (out, in)
-                d_W, d_A, d_B = _weight_gradients(ctx.needs_input_grad[1:4], P, W, A, B, 1.0)
-            if ctx.needs_input_grad[4]:
-                d_bias = _rows(d_y).sum(0)
-        return d_x, d_W, d_A, d_B, d_bias
+            rows, gate = as_rows(x).to(ctx.dtype), gate_column(logit, ctx.dtype)
+            d_logit = logit.new_zeros(logit.shape) if grads[1] is None else as_rows(grads[1])
+            if grads[0] is None:  # the gate's entropy alone
+                d_x = rows.new_zeros(rows.shape)
+            else:
+                d_y = as_rows(grads[0])
+                d_x, d_gate = input_gradients(d_y, rows, gate, W, A, B, 1.0)
+                d_logit = d_logit + logit_gradient(d_gate, logit)
+                if needs_A or needs_B:
+                    d_A, d_B = factor_gradients(d_y, rows, gate, W, A, B)
+                if needs_W:
+                    d_W = weight_gradient(d_y, rows, gate, A, B, 1.0).to(W.dtype)
+                if needs_bias:
+                    d_bias = d_y.sum(0)
+            d_logit = d_logit / ctx.temperature
+            if needs_x:
+                d_x.addmm_(d_logit.to(d_x.dtype), weight.to(d_x.dtype))
+            if needs_weight:
+                d_weight = logit_weight_gradient(d_logit, as_rows(x)).to(weight.dtype)
+            if needs_gate_bias:
+                d_gate_bias = d_logit.sum(0).to(gate_bias.dtype)
+        return d_x.view(x.shape).to(x.dtype), d_W, d_A, d_B, d_weight, d_gate_bias, d_bias, None
 
 
-def _column(logit: Tensor, dtype: torch.dtype) -> Tensor:
-    """The gate as (tokens, 1) in `dtype`."""
-    return torch.sigmoid(logit).reshape(-1, 1).to(dtype)
+def _differentiable_gradients(
+    ctx: Any,
+    equation: Callable[..., tuple[Tensor, ...]],
+    count: int,
+    d_outputs: tuple[Tensor | None, ...],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of a function's first `count` inputs with a graph, for second derivatives.
 
-
-def _gate_gradient(rows: Tensor, u: Tensor, logit: Tensor) -> Tensor:
-    """Gradient of the logit, in its shape: g (1 - g) ⟨x, u⟩ for each token."""
-    gate = torch.sigmoid(logit)
-    d_gate = (rows * u).sum(-1, dtype=logit.dtype)
-    return d_gate.view(logit.shape) * gate * (1 - gate)
-
-
-def _gated_sum(u: Tensor, gate: Tensor, d_y: Tensor, W: Tensor) -> Tensor:
-    """g u + Wᵀ dy, (tokens, in), in u's own memory unless a second derivative needs u."""
-    if torch.is_grad_enabled():
-        return torch.addmm(u * gate, d_y, W)
-    return u.mul_(gate).addmm_(d_y, W)
-
-
-def _gated_outer(d_y: Tensor, rows: Tensor, gate: Tensor | None) -> Tensor:
-    """Σ_tokens g dy xᵀ, (out, in), the gate on the narrower side."""
-    if gate is None:
-        return torch.mm(d_y.t(), rows)
-    if rows.shape[1] <= d_y.shape[1]:
-        return torch.mm(d_y.t(), rows * gate)
-    return torch.mm((d_y * gate).t(), rows)
-
-
-def _weight_gradients(
-    needed: tuple[bool, bool, bool], P: Tensor, W: Tensor, A: Tensor, B: Tensor, identity: float
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of W, A and B from P, the gradient of W ⊙ (identity + BA), (out, in).
-
-    W is frozen in ordinary use, so its gradient is the rare case.
+    The views cut the graph at the inputs: a logit that was made from x is an input of its own.
     """
-    d_W = d_A = d_B = None
-    if needed[0]:
-        d_W = (P * (identity + torch.mm(B, A))).to(W.dtype)
-    if needed[1] or needed[2]:
-        d_BA = (P * W).to(torch.promote_types(P.dtype, A.dtype))  # (out, in)
-    if needed[1]:
-        d_A = torch.mm(B.t().to(d_BA.dtype), d_BA).to(A.dtype)
-    if needed[2]:
-        d_B = torch.mm(d_BA, A.t().to(d_BA.dtype)).to(B.dtype)
-    return d_W, d_A, d_B
+    views = [None if t is None else t.view_as(t) for t in ctx.saved_tensors[:count]]
+    given = [n for n, d_output in enumerate(d_outputs) if d_output is not None]
+    with without_autocast(ctx.saved_tensors[0]):
+        outputs = equation(ctx, *views)
+        needed = [n for n in range(count) if ctx.needs_input_grad[n]]
+        found = torch.autograd.grad(
+            [outputs[n] for n in given],
+            [views[n] for n in needed],
+            [d_outputs[n] for n in given],
+            create_graph=True,
+            allow_unused=True,
+        )
+    gradients = dict(zip(needed, found, strict=True))
+    return tuple(gradients.get(n) for n in range(count))
+
+
+def _equation(
+    ctx: Any,
+    x: Tensor,
+    W: Tensor,
+    A: Tensor,
+    B: Tensor,
+    logit: Tensor | None,
+    bias: Tensor | None,
+) -> tuple[Tensor]:
+    """What `_HadamardLinear` computes."""
+    y = gated_linear(x.to(ctx.dtype), hadamard_product(W, A, B, ctx.dtype), logit)
+    if ctx.identity != 0.0:
+        y = y + F.linear(x.to(ctx.dtype), W.to(ctx.dtype))
+    return (y if bias is None else y + bias.to(y.dtype),)
+
+
+def _token_gated_equation(
+    ctx: Any,
+    x: Tensor,
+    W: Tensor,
+    A: Tensor,
+    B: Tensor,
+    weight: Tensor,
+    gate_bias: Tensor,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """What `_TokenGatedLayer` computes."""
+    dtype = logit_dtype(x, weight)
+    logit = F.linear(x.to(dtype), weight.to(dtype), gate_bias.to(dtype)) / ctx.temperature
+    return (*_equation(ctx, x, W, A, B, logit, bias), logit)

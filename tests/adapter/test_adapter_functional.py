@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gatera.adapter import blocks
 from gatera.adapter.functional import (
     binary_entropy,
     folded_hadamard_linear,
     gated_hadamard_layer,
     hadamard_linear,
     linear_dtype,
+    token_gated_hadamard_layer,
     token_logit,
 )
 
@@ -194,6 +197,9 @@ def test_nothing_of_the_size_of_the_weight_is_kept_for_backward() -> None:
     folded = [v[name] for name in ("x", "W", "bias", "A", "B")]
     assert saved_elements(folded_hadamard_linear, *folded) == 0
     assert saved_elements(gated_hadamard_layer, *folded, v["logit"]) == 0
+    within = [*folded, v["w"], v["b"]]
+    tokens = 2 * 3  # the logit's size, which is an output anyway
+    assert saved_elements(lambda *t: token_gated_hadamard_layer(*t, 1.0)[0], *within) == tokens
 
 
 def test_entropy_matches_the_equation_and_its_limits() -> None:
@@ -260,3 +266,148 @@ def test_closed_gates_leave_no_gradient() -> None:
     ).sum().backward()
     assert A.grad is not None
     assert A.grad.abs().max() < 1e-20
+
+
+def token_gated_inputs(v: dict[str, Tensor]) -> list[Tensor]:
+    return [v[name] for name in ("x", "W", "bias", "A", "B", "w", "b")]
+
+
+@pytest.mark.parametrize("tokens", [(), (4,), (2, 3)])
+def test_token_gated_layer_matches_the_equation(tokens: tuple[int, ...]) -> None:
+    v = random_inputs(*tokens)
+    v["logit"] = (v["x"] @ v["w"].t() + v["b"]) / 0.7
+    expected = v["x"] @ v["W"].t() + v["bias"] + hadamard_reference(v, identity=0.0, gated=True)
+    y, logit = token_gated_hadamard_layer(*token_gated_inputs(v), 0.7)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(logit, v["logit"])
+
+
+@pytest.mark.parametrize("outputs", [(0, 1), (0,), (1,)])
+@pytest.mark.parametrize("narrow", ["input", "output"])
+def test_gradients_of_the_token_gated_layer_are_right(
+    outputs: tuple[int, ...], narrow: str
+) -> None:
+    """Of y and the logit, of either alone (the entropy needs the logit alone), and second ones."""
+    v = random_inputs(2, 3)
+    if narrow == "input":
+        v["x"], v["w"], v["bias"] = v["x"][..., :OUT], v["w"][:, :OUT], v["x"][0, 0]
+        v["W"], v["A"], v["B"] = v["W"].t(), v["B"].t(), v["A"].t()
+    inputs = [t.clone().requires_grad_() for t in token_gated_inputs(v)]
+
+    def chosen(*given: Tensor) -> tuple[Tensor, ...]:
+        both = token_gated_hadamard_layer(*given, 0.7)
+        return tuple(both[n] for n in outputs)
+
+    assert torch.autograd.gradcheck(chosen, inputs)
+    assert torch.autograd.gradgradcheck(chosen, inputs)
+
+
+@pytest.mark.parametrize("needing", ["x", "A", "B", "w", "b"])
+def test_one_input_of_the_token_gated_layer_may_need_its_gradient_alone(needing: str) -> None:
+    v = random_inputs(2, 3)
+    v[needing].requires_grad_()
+
+    def chosen(*given: Tensor) -> tuple[Tensor, ...]:
+        y, logit = token_gated_hadamard_layer(*given, 1.0)
+        return (y, logit) if logit.requires_grad else (y,)
+
+    assert torch.autograd.gradcheck(chosen, token_gated_inputs(v))
+
+
+def test_the_logit_alone_gives_the_factors_no_gradient() -> None:
+    v = random_inputs(2, 3, requires_grad=True)
+    _, logit = token_gated_hadamard_layer(*token_gated_inputs(v), 1.0)
+    logit.sum().backward()
+    assert v["A"].grad is None
+    assert v["B"].grad is None
+    assert v["x"].grad is not None
+    torch.testing.assert_close(v["x"].grad, v["w"].detach().expand(2, 3, IN))
+
+
+@pytest.mark.parametrize("narrow", ["input", "output"])
+@pytest.mark.parametrize("elements", [1, 3, 11, 20])
+def test_any_cut_into_blocks_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch, elements: int, narrow: str
+) -> None:
+    v = random_inputs(2, 3)
+    if narrow == "input":
+        v["x"], v["w"], v["bias"] = v["x"][..., :OUT], v["w"][:, :OUT], v["x"][0, 0]
+        v["W"], v["A"], v["B"] = v["W"].t(), v["B"].t(), v["A"].t()
+
+    def results() -> list[Tensor]:
+        inputs = [t.clone().requires_grad_() for t in token_gated_inputs(v)]
+        x, W, bias, A, B, w, b = inputs
+        logit = token_logit(x, w, b)
+        outputs = [
+            *token_gated_hadamard_layer(*inputs, 0.7),
+            gated_hadamard_layer(x, W, bias, A, B, logit),
+            gated_hadamard_layer(x, W, bias, A, B, None),
+            hadamard_linear(x, W, A, B, logit),
+            folded_hadamard_linear(x, W, bias, A, B),
+        ]
+        loss = sum(((n + 1) * output.square().sum() for n, output in enumerate(outputs)))
+        return [*outputs, *torch.autograd.grad(loss, inputs)]
+
+    whole = results()
+    monkeypatch.setattr(blocks, "_LEAST_COLUMNS", 1)
+    monkeypatch.setattr(blocks, "_BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(blocks, "_blocks", counted := CountedBlocks(blocks._blocks, elements))
+    for cut, expected in zip(results(), whole, strict=True):
+        torch.testing.assert_close(cut, expected)
+    assert counted.most > 1
+
+
+class CountedBlocks:
+    """`_blocks` with blocks of so many elements, and how many blocks came of it."""
+
+    def __init__(self, cut: Callable[..., list[slice]], elements: int) -> None:
+        self.cut, self.elements, self.most = cut, elements, 0
+
+    def __call__(self, length: int, other: int, like: Tensor, *_: int, **__: int) -> list[slice]:
+        found = self.cut(length, other, like, self.elements)
+        self.most = max(self.most, len(found))
+        return found
+
+
+@pytest.mark.parametrize(("length", "other"), [(1, 1), (64, 3), (65, 3), (1000, 7), (200, 5000)])
+def test_blocks_cover_a_side_once(length: int, other: int) -> None:
+    parts = blocks._blocks(length, other, torch.empty(0), 700)
+    assert [i for part in parts for i in range(length)[part]] == list(range(length))
+
+
+def gated_layer_by_parts(
+    x: Tensor, W: Tensor, A: Tensor, B: Tensor, w: Tensor, b: Tensor
+) -> Tensor:
+    """The equation as one would write it, every step in the tensors' own type."""
+    gate = torch.sigmoid(x @ w.t() + b)
+    return x @ W.t() + gate * (x @ (W * (B @ A)).t())
+
+
+def test_bfloat16_is_as_near_to_the_truth_as_the_plain_equation() -> None:
+    """Output and gradients, each against float64, on sizes that are cut into several blocks."""
+    generator = torch.Generator().manual_seed(0)
+    tokens, out, into, r = 48, 1300, 1700, 8
+    shapes = [(tokens, into), (out, into), (r, into), (out, r), (1, into), (1,)]
+    scales = [1.0, into**-0.5, 0.5, 0.5, into**-0.5, 0.1]
+    drawn = [
+        (scale * torch.randn(shape, generator=generator)).bfloat16()
+        for shape, scale in zip(shapes, scales, strict=True)
+    ]
+    d_y = torch.randn(tokens, out, generator=generator).bfloat16()
+    assert len(blocks._blocks(out, into, drawn[1])) > 1
+
+    def results(function: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+        inputs = [t.to(dtype).requires_grad_() for t in drawn]
+        y = function(*inputs)
+        return [y, *torch.autograd.grad(y, inputs, d_y.to(dtype))]
+
+    def lean(x: Tensor, W: Tensor, A: Tensor, B: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return token_gated_hadamard_layer(x, W, None, A, B, w, b, 1.0)[0]
+
+    truth = results(gated_layer_by_parts, torch.float64)
+    plain = results(gated_layer_by_parts, torch.bfloat16)
+    actual = results(lean, torch.bfloat16)
+    for name, exact, by_parts, ours in zip("yxWABwb", truth, plain, actual, strict=True):
+        error = (ours.double() - exact).norm() / exact.norm()
+        least = 2.0**-9 if name != "b" else 2.0**-6  # a sum that nearly cancels
+        assert error <= max(1.1 * (by_parts.double() - exact).norm() / exact.norm(), least), name

@@ -1,0 +1,198 @@
+"""The Hadamard layer's arithmetic block by block, without autograd.
+
+D = W ⊙ (BA) costs r products a weight to build, little beside the T products of a forward pass
+over T tokens. On a CPU it never exists as a whole: blocks that stay in the processor's cache are
+built, multiplied and forgotten. The gradients are those of
+
+    y = identity · W x + bias + g · D x,  identity 0 or 1.
+
+Shapes: rows (tokens, in), d_y (tokens, out), gate and logit (tokens, 1), W (out, in), A (r, in),
+B (out, r).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+# Some 10 MB and more an allocator takes as fresh pages each time, which costs more than the
+# arithmetic on them; and what has just been built is best read from the cache.
+_BLOCK_ELEMENTS = 2**21
+_TOKEN_BLOCK_BYTES = 2**20
+_LEAST_COLUMNS = 512  # of a row-major weight: narrower strips are slow to read
+
+
+def logit_dtype(x: Tensor, parameter: Tensor) -> torch.dtype:
+    """The type that a gate's logit is computed in: float32, or float64 where an input is."""
+    wide = torch.promote_types(x.dtype, parameter.dtype)
+    return torch.promote_types(wide, torch.float32)
+
+
+def as_rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])  # (tokens, features)
+
+
+def wide_logit(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """w·x + b, (tokens, 1), in the logit's type; x is widened block by block."""
+    dtype = logit_dtype(rows, weight)
+    weight, bias = weight.to(dtype), bias.to(dtype)
+    blocks = _token_blocks(rows, dtype)
+    return torch.cat([F.linear(rows[part].to(dtype), weight, bias) for part in blocks])
+
+
+def logit_weight_gradient(d_logit: Tensor, rows: Tensor) -> Tensor:
+    """Σ_tokens d_logit xᵀ, (1, in), in the logit's type."""
+    parts = [
+        torch.mm(d_logit[part].t(), rows[part].to(d_logit.dtype))
+        for part in _token_blocks(rows, d_logit.dtype)
+    ]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+
+def _token_blocks(rows: Tensor, dtype: torch.dtype) -> list[slice]:
+    """Blocks of tokens whose copies in `dtype` stay in the processor's cache; one for no copy."""
+    if rows.dtype == dtype:
+        return [slice(None)]
+    return _blocks(rows.shape[0], rows.shape[1], rows, _TOKEN_BLOCK_BYTES // dtype.itemsize)
+
+
+def _blocks(
+    length: int, other: int, like: Tensor, elements: int = _BLOCK_ELEMENTS, at_least: int = 1
+) -> list[slice]:
+    """Cut a matrix's side of `length` (the other side whole) into blocks of so many elements.
+
+    One block on an accelerator, whose allocator reuses memory and whose cache is small, and in a
+    compiled graph, where every block would be operations of its own.
+    """
+    if like.device.type != "cpu" or torch.compiler.is_compiling():
+        return [slice(None)]
+    step = max(at_least, elements // max(1, other))
+    if step >= length:
+        return [slice(None)]
+    step = step // 64 * 64 if step > 64 else step  # aligned to the widest registers
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def hadamard_product(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return W ⊙ (BA), (out, in), multiplied in the widest type and then cast to `dtype`."""
+    product = torch.mm(B, A)
+    if torch.is_grad_enabled() or torch.promote_types(product.dtype, W.dtype) != product.dtype:
+        return (product * W).to(dtype)
+    return product.mul_(W.to(product.dtype)).to(dtype)
+
+
+def gate_column(logit: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The gate as (tokens, 1) in `dtype`."""
+    return None if logit is None else torch.sigmoid(logit).reshape(-1, 1).to(dtype)
+
+
+def folded_product(rows: Tensor, W: Tensor, A: Tensor, B: Tensor, bias: Tensor | None) -> Tensor:
+    """(W ⊙ (1 + BA)) x + bias, (tokens, out)."""
+    y = rows.new_empty(rows.shape[0], W.shape[0])
+    for part in _blocks(*W.shape, W):
+        weight = _block_weight(W[part], A, B[part], rows.dtype, 1.0)
+        y[:, part] = F.linear(rows, weight, None if bias is None else bias[part])
+    return y
+
+
+def base_product(rows: Tensor, W: Tensor, bias: Tensor | None, identity: float) -> Tensor:
+    """identity · W x + bias, (tokens, out)."""
+    if identity == 0.0:
+        return rows.new_zeros(rows.shape[0], W.shape[0])
+    return F.linear(rows, W.to(rows.dtype), None if bias is None else bias.to(rows.dtype))
+
+
+def add_update(
+    y: Tensor, rows: Tensor, W: Tensor, A: Tensor, B: Tensor, gate: Tensor | None
+) -> None:
+    """Add g · D x to y, (tokens, out); the gate multiplies the narrower of input and output."""
+    gate_at_output = gate is not None and W.shape[1] > W.shape[0]
+    if gate is not None and not gate_at_output:
+        rows = rows * gate
+    for part in _blocks(*W.shape, W):
+        D_t = hadamard_product(W[part], A, B[part], rows.dtype).t()  # (in, block)
+        if gate_at_output:
+            assert gate is not None
+            y[:, part].addcmul_(torch.mm(rows, D_t), gate)
+        else:
+            y[:, part].addmm_(rows, D_t)
+
+
+def _block_weight(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype, identity: float) -> Tensor:
+    """identity · W + D in `dtype`."""
+    D = hadamard_product(W, A, B, dtype)
+    return D if identity == 0.0 else D.add_(W.to(dtype))
+
+
+def input_gradients(
+    d_y: Tensor,
+    rows: Tensor,
+    gate: Tensor | None,
+    W: Tensor,
+    A: Tensor,
+    B: Tensor,
+    identity: float,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x, (tokens, in), and of the gate, (tokens, 1); the latter 0 without a gate."""
+    d_gate = d_y.new_zeros(len(d_y), dtype=torch.promote_types(d_y.dtype, torch.float32))
+    blocks = _blocks(W.shape[1], W.shape[0], W, at_least=_LEAST_COLUMNS)
+    if gate is None:
+        d_x = torch.empty_like(rows)
+        for part in blocks:
+            weight = _block_weight(W[:, part], A[:, part], B, rows.dtype, identity)
+            d_x[:, part] = torch.mm(d_y, weight)
+        return d_x, d_gate
+    d_x = rows.new_zeros(rows.shape) if identity == 0.0 else torch.mm(d_y, W.to(rows.dtype))
+    for part in blocks:
+        u = torch.mm(d_y, hadamard_product(W[:, part], A[:, part], B, rows.dtype))
+        d_gate += (rows[:, part] * u).sum(-1)
+        d_x[:, part].addcmul_(u, gate)
+    return d_x, d_gate
+
+
+def logit_gradient(d_gate: Tensor, logit: Tensor) -> Tensor:
+    """Gradient of the logit, in its shape, from that of g = σ(logit), (tokens)."""
+    gate = torch.sigmoid(logit)
+    return d_gate.view(logit.shape).to(logit.dtype) * gate * (1 - gate)
+
+
+def _gated_pair(d_y: Tensor, rows: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
+    """dy and x with the gate on the narrower of them, since their product needs it once."""
+    if gate is None:
+        return d_y, rows
+    if rows.shape[1] <= d_y.shape[1]:
+        return d_y, rows * gate
+    return d_y * gate, rows
+
+
+def _outer(d_y: Tensor, rows: Tensor) -> Tensor:
+    """Σ_tokens dy xᵀ, (out, in)."""
+    left = d_y.t()
+    if left.dtype == torch.bfloat16 and left.device.type == "cpu":
+        left = left.contiguous()  # the transposing product is the slower by more than the copy
+    return torch.mm(left, rows)
+
+
+def factor_gradients(
+    d_y: Tensor, rows: Tensor, gate: Tensor | None, W: Tensor, A: Tensor, B: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of A and B: Bᵀ (P ⊙ W) and (P ⊙ W) Aᵀ with P = Σ_tokens g dy xᵀ."""
+    d_y, rows = _gated_pair(d_y, rows, gate)
+    dtype = torch.promote_types(rows.dtype, A.dtype)
+    A_t, B_t = A.t().to(dtype), B.t().to(dtype)
+    d_A = A.new_zeros(A.shape, dtype=torch.promote_types(dtype, torch.float32))
+    d_B = torch.empty_like(B)
+    for part in _blocks(*W.shape, W):
+        d_BA = (_outer(d_y[:, part], rows).mul_(W[part])).to(dtype)  # (block, in)
+        d_A += torch.mm(B_t[:, part], d_BA)
+        d_B[part] = torch.mm(d_BA, A_t)
+    return d_A.to(A.dtype), d_B
+
+
+def weight_gradient(
+    d_y: Tensor, rows: Tensor, gate: Tensor | None, A: Tensor, B: Tensor, identity: float
+) -> Tensor:
+    """Gradient of W, (out, in): rare, since W is frozen in ordinary use."""
+    d_W = _outer(*_gated_pair(d_y, rows, gate)) * torch.mm(B, A)
+    return d_W if identity == 0.0 else d_W + _outer(d_y, rows)

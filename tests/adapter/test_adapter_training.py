@@ -1,0 +1,161 @@
+"""The lean layers under what training wraps around a model: DDP, checkpointing, compilation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from peft import PeftModel, get_peft_model
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from gatera import GateraConfig, record_gates
+
+IN, HIDDEN, OUT, BATCH, TOKENS = 7, 11, 5, 4, 3
+GATES = ["token", "static", "none"]
+
+
+def network(gate: str, delta: str = "hira", dtype: torch.dtype = torch.float32) -> PeftModel:
+    """Two adapted layers, one wider than its input and one narrower."""
+    torch.manual_seed(3)
+    base = nn.Sequential(nn.Linear(IN, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, OUT)).to(dtype)
+    config = GateraConfig(
+        r=2,
+        gate=gate,
+        delta=delta,
+        init_weights=False,
+        gate_init_std=0.5,
+        target_modules=["0", "2"],
+    )
+    return get_peft_model(base, config).to(dtype)
+
+
+def batch(dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(BATCH, TOKENS, IN, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def loss_of(model: nn.Module, x: Tensor) -> Tensor:
+    """A loss with the entropy of the gates, as training has it."""
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    with record_gates(inner) as gates:
+        loss: Tensor = model(x).square().mean()
+    return loss + 0.1 * gates.entropy()
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    found = {n.removeprefix("module."): p.grad for n, p in model.named_parameters()}
+    return {name: grad for name, grad in found.items() if grad is not None}
+
+
+def _train_in_a_process(rank: int, rendezvous: str, results: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    half = BATCH // 2
+    found = {}
+    for gate in GATES:
+        model = DistributedDataParallel(network(gate, dtype=torch.float64))
+        loss_of(model, batch(torch.float64)[rank * half : (rank + 1) * half]).backward()
+        found[gate] = gradients(model)
+    torch.save(found, f"{results}.{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+def test_two_processes_get_the_gradients_of_one(tmp_path: Path) -> None:
+    """Every gate in one pair of processes: starting them takes the time."""
+    results = str(tmp_path / "gradients")
+    mp.spawn(_train_in_a_process, (str(tmp_path / "meeting"), results), nprocs=2)
+    for gate in GATES:
+        alone = network(gate, dtype=torch.float64)
+        loss_of(alone, batch(torch.float64)).backward()
+        expected = gradients(alone)
+        for rank in (0, 1):
+            found = torch.load(f"{results}.{rank}")[gate]
+            assert found.keys() == expected.keys()
+            for name, gradient in expected.items():
+                torch.testing.assert_close(found[name], gradient, msg=lambda m, n=name: f"{n}: {m}")
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = checkpoint(self.inner, x, use_reentrant=False)
+        return y
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("gate", GATES)
+def test_checkpointing_changes_no_bit_of_the_gradients(gate: str, dtype: torch.dtype) -> None:
+    found = []
+    for wrap in (lambda inner: inner, Checkpointed):
+        model = network(gate, dtype=dtype)
+        layers = model.base_model.model
+        layers[2] = wrap(layers[2])
+        x = batch(dtype).requires_grad_()
+        model(x).square().mean().backward()
+        gradients_by_name = {n.replace("inner.", ""): g for n, g in gradients(model).items()}
+        found.append({**gradients_by_name, "x": x.grad})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert gradient is not None
+        assert gradient.any(), name
+        assert torch.equal(gradient, found[1][name]), name
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("training", [True, False])
+def test_compiled_networks_have_one_graph_and_the_same_gradients(gate: str, training: bool) -> None:
+    model = network(gate).train(training)
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
+    found = []
+    for each in (model, compiled):
+        x = batch().requires_grad_()
+        y = each(x)
+        y.square().mean().backward()
+        named = {n.replace("_orig_mod.", ""): g for n, g in gradients(each).items()}
+        found.append({**named, "x": x.grad, "y": y})
+    assert found[0].keys() == found[1].keys()
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_autocast_trains_in_bfloat16_and_keeps_float32_gradients(gate: str) -> None:
+    found: list[dict[str, Any]] = []
+    for enabled in (False, True):
+        model = network(gate)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            y = model(batch())
+        assert y.dtype == (torch.bfloat16 if enabled else torch.float32)
+        y.float().square().mean().backward()
+        found.append(gradients(model))
+    assert found[0].keys() == found[1].keys()
+    for name, expected in found[0].items():
+        assert found[1][name].dtype == torch.float32
+        torch.testing.assert_close(found[1][name], expected, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.parametrize("delta", ["hira", "lora"])
+def test_a_hooked_gate_is_called_and_gives_the_same(delta: str) -> None:
+    """The gate's arithmetic joins the layer's only where nobody could see the difference."""
+    plain, hooked = network("token", delta), network("token", delta)
+    seen: list[Tensor] = []
+    gate: Any = hooked.base_model.model[0].gatera_gate["default"]
+    hook: Callable[..., None] = lambda module, args, logit: seen.append(logit)  # noqa: E731
+    gate.register_forward_hook(hook)
+    for model in (plain, hooked):
+        loss_of(model, batch()).backward()
+    assert len(seen) == 1
+    for name, expected in gradients(plain).items():
+        torch.testing.assert_close(gradients(hooked)[name], expected)
