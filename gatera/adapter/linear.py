@@ -18,7 +18,9 @@ from gatera.adapter.functional import (
     folded_weight,
     gated_hadamard_layer,
     linear_dtype,
+    token_gated_hadamard_layer,
 )
+from gatera.adapter.gates import TokenGate
 from gatera.adapter.layer import GateraLayer
 from gatera.errors import InputError
 
@@ -195,8 +197,16 @@ class GateraLinear(nn.Module, GateraLayer):
         """Base layer and update together."""
         W = self._oriented_weight()
         A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
-        gated = self._gated(adapter_name, x)
         bias: Any = self.base_layer.bias
+        gate = self._gate_within(adapter_name)
+        if gate is not None:
+            y, logit = token_gated_hadamard_layer(
+                x, W, bias, A, B, gate.weight, gate.bias, gate.temperature
+            )
+            if self.recorder is not None:
+                self.recorder.record(self.name, adapter_name, gate, logit, None, 0.0)
+            return y
+        gated = self._gated(adapter_name, x)
         dtype = linear_dtype(x)
         # In low precision 1 + BA would round small updates away.
         exact = A.dtype == W.dtype == dtype and dtype in (torch.float32, torch.float64)
@@ -211,6 +221,14 @@ class GateraLinear(nn.Module, GateraLayer):
         if gated.input_dependent:
             return gated_hadamard_layer(x, W, bias, A, B, gated.logit)
         return gated_hadamard_layer(x, W, bias, A, layer_scaled(B, gated), None)
+
+    def _gate_within(self, adapter_name: str) -> TokenGate | None:
+        """The gate whose arithmetic can join the layer's: the layer's own token gate, unhooked."""
+        gate = self.gate_of(adapter_name)
+        if type(gate) is not TokenGate or adapter_name in self.shared_gates or self._evaluates():
+            return None
+        hooked = gate._forward_hooks or gate._forward_pre_hooks or gate._backward_hooks
+        return None if hooked or "forward" in gate.__dict__ else gate
 
     def _folded_forward(
         self, adapter_name: str, x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor
