@@ -1,0 +1,144 @@
+"""What the benchmarks share: interleaved timing, the machine's name, sections of a report."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median, quantiles
+
+import torch
+
+REPORT = Path(__file__).resolve().parents[1] / "reports" / "benchmarks" / "adapter.md"
+TITLE = "# Speed and memory of the adapter beside PEFT's methods\n"
+
+
+def interleaved_seconds(
+    steps: Mapping[str, Callable[[], None]], repetitions: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Time every step once a round, in an order that turns from round to round.
+
+    Whatever slows the machine for a while then slows all of them. One round before is not counted.
+
+    Returns:
+        Seconds by name, one for each round.
+    """
+    names = list(steps)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for name in names:
+        _seconds(steps[name], device)
+    for round_number in range(repetitions):
+        turned = round_number % len(names)
+        for name in [*names[turned:], *names[:turned]]:
+            seconds[name].append(_seconds(steps[name], device))
+    return seconds
+
+
+def _seconds(step: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def peak_bytes(step: Callable[[], None], device: torch.device) -> int | None:
+    """Bytes that a step allocates at its peak beyond what is there before; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    step()
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
+    """Ratios of two steps, one for each round."""
+    return [a / b for a, b in zip(numerator, denominator, strict=True)]
+
+
+def spread(values: Sequence[float], digits: int, scale: float = 1.0) -> str:
+    """The median and, where there are several values, the quartiles in brackets."""
+    middle = f"{median(values) * scale:.{digits}f}"
+    if len(values) < 2:
+        return middle
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return f"{middle} [{low * scale:.{digits}f}, {high * scale:.{digits}f}]"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table whose first column is text and whose others are figures."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in (header, rule, *rows))
+
+
+def machine(device: torch.device) -> str:
+    """One paragraph: processor, threads, versions and commit."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "peft"))
+    return (
+        f"{name}; {torch.get_num_threads()} thread(s), torch's CPU capability "
+        f"{torch.backends.cpu.get_cpu_capability()}; Python {platform.python_version()}, "
+        f"{packages}; commit {_commit()}."
+    )
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    fields = dict(
+        (part.strip() for part in line.split(":", 1)) for line in lines if line.count(":") == 1
+    )
+    name = fields.get("model name", platform.processor() or platform.machine())
+    if not lines:
+        return name
+    # Names such as "Intel(R) Xeon(R) Processor" say little on virtual machines: add the numbers.
+    extensions = [e for e in ("avx512f", "avx512_bf16", "amx_bf16") if e in fields["flags"].split()]
+    return (
+        f"{name} (family {fields['cpu family']}, model {fields['model']}, stepping "
+        f"{fields['stepping']}; {', '.join(extensions) or 'no AVX-512'})"
+    )
+
+
+def _commit() -> str:
+    """The checked-out commit, marked where the working tree differs from it."""
+    folder = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+def write_section(report: Path, name: str, text: str) -> None:
+    """Put `text` between the report's markers for `name`, in place of what stands there."""
+    begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->\n"
+    old = report.read_text(encoding="utf-8") if report.is_file() else TITLE
+    block = begin + text.rstrip("\n") + "\n" + end
+    if begin in old:
+        before, after = old.split(begin, 1)[0], old.split(end, 1)[1]
+        new = before + block + after
+    else:
+        new = old + "\n" + block
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text(new, encoding="utf-8")
+
+
+def progress(text: str) -> None:
+    """Say on stderr how far the benchmark is."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,158 @@
+"""The benchmarks run, and what they write is what they measured."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def step() -> ModuleType:
+    sys.path.insert(0, str(FOLDER))
+    import adapter_step
+
+    return adapter_step
+
+
+@pytest.fixture(scope="module")
+def decode(step: ModuleType) -> ModuleType:
+    import adapter_decode
+
+    return adapter_decode
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    lines = [cells(line) for line in text.splitlines() if line.startswith("| ")]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_ratios_are_those_of_the_rounds(step: ModuleType) -> None:
+    records = [
+        step.Record("llama-like", "float32", "PEFT LoRA", [0.10, 0.20, 0.40], 2**20, None),
+        step.Record("llama-like", "float32", "PEFT HiRA", [0.40, 0.50, 1.00], 9 * 2**20, None),
+        step.Record("llama-like", "float32", "token+hira", [0.20, 0.45, 0.95], 2**20 + 2**19, None),
+    ]
+    text = step.render(records, "a machine")
+    table = rows(text.split("### llama-like")[1])
+    assert table["token+hira"] == [
+        "450.0 [325.0, 700.0]",
+        "2.25 [2.12, 2.31]",
+        "0.90 [0.70, 0.93]",
+        "1.50",
+    ]
+    assert table["PEFT HiRA"][2] == "1.00 [1.00, 1.00]"
+    targets = text.split("### Targets")[1].split("###")[0]
+    assert "| token+hira: step | PEFT HiRA | llama-like | float32 | 0.90 | 0.92 | yes |" in targets
+    assert (
+        "| token+hira: bytes | PEFT LoRA | llama-like | float32 | 1.50 | 1.05 | **no** |" in targets
+    )
+    assert "Measured on: a machine" in text
+
+
+def test_a_gpu_has_peak_memory_and_tokens_a_second(step: ModuleType) -> None:
+    record = step.Record("llama-3-8b", "bfloat16", "PEFT HiRA", [0.25], 2**20, 3 * 2**20)
+    text = step.render([record], "a machine")
+    assert cells("| method | step, ms | × PEFT HiRA | kept, MiB | peak, MiB | tokens/s |") == cells(
+        next(line for line in text.splitlines() if line.startswith("| method"))
+    )
+    assert rows(text)["PEFT HiRA"] == ["250.0", "1.00", "1.00", "3", "2048"]
+
+
+def test_every_gate_and_update_is_measured_beside_pefts_methods(
+    step: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of every method at a small size; the bytes are counted for all five projections."""
+    torch.manual_seed(0)
+    size = step.Size(hidden=8, intermediate=12, key_value=4, tokens=16)
+    monkeypatch.setitem(step.SIZES, "small", size)
+    for dtype in ("float32", "bfloat16-autocast"):
+        records = step.measure("small", dtype, step.ALL_METHODS, 2, torch.device("cpu"))
+        assert [r.method for r in records] == list(step.ALL_METHODS)
+        assert all(len(r.seconds) == 2 and min(r.seconds) > 0 for r in records)
+        kept = {r.method: r.kept_bytes for r in records}
+        inputs = 16 * (8 + 8 + 12) * (4 if dtype == "float32" else 2)  # of q, k, v; up; down
+        logits = 16 * 5 * 4
+        assert kept["token+hira"] == inputs + logits
+        assert kept["none+hira"] == inputs
+        assert kept["PEFT HiRA"] > kept["PEFT LoRA"] > inputs
+
+
+def test_running_writes_one_section_and_running_again_replaces_it(
+    step: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    size = step.Size(hidden=8, intermediate=12, key_value=4, tokens=16)
+    monkeypatch.setitem(step.SIZES, "smollm2-135m", size)
+    report = tmp_path / "reports" / "adapter.md"
+    options = ["--sizes", "smollm2-135m", "--dtypes", "float32", "--repetitions", "1"]
+    for methods in ("PEFT HiRA,token+hira", "PEFT HiRA,static+hira"):
+        step.main([*options, "--methods", methods, "--report", str(report)])
+    text = report.read_text(encoding="utf-8")
+    assert text.startswith("# Speed and memory")
+    assert text.count("## One training step") == 1
+    assert "static+hira" in rows(text)
+    assert "token+hira" not in rows(text)
+
+
+def test_unknown_methods_are_refused_with_the_known_ones(
+    step: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        step.main(["--methods", "token+hira,token+hirra"])
+    message = capsys.readouterr().err
+    assert "unknown: token+hirra; choose from: PEFT LoRA, PEFT DoRA, PEFT HiRA" in message
+
+
+def test_decoding_is_measured_and_written(
+    decode: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    size = decode.Size(hidden=8, intermediate=12, key_value=4, tokens=16)
+    monkeypatch.setitem(decode.SIZES, "llama-3-8b", size)
+    report = tmp_path / "adapter.md"
+    options = ["--repetitions", "3", "--tokens", "40", "--dtypes", "float32"]
+    decode.main([*options, "--report", str(report)])
+    table = rows(report.read_text(encoding="utf-8"))
+    assert set(table) >= {decode.BARE, decode.CACHED, decode.REBUILT, "PEFT LoRA", "PEFT HiRA"}
+    assert table[decode.BARE][2] == "1.00 [1.00, 1.00]"
+
+
+def test_decoding_ratios_are_those_of_the_rounds(decode: ModuleType) -> None:
+    size = decode.Size(hidden=8, intermediate=12, key_value=4, tokens=16)
+    decoding = [
+        decode.Record("float32", decode.BARE, [0.010, 0.020, 0.010]),
+        decode.Record("float32", decode.CACHED, [0.020, 0.044, 0.023]),
+        decode.Record("float32", decode.REBUILT, [0.100, 0.440, 0.230]),
+    ]
+    skipping = [
+        decode.Record("float32", decode.UNSKIPPED, [2.0]),
+        decode.Record("float32", decode.SKIPPED, [1.6]),
+    ]
+    table = rows(decode.render(decoding, skipping, size, "a machine"))
+    assert table[decode.CACHED] == [
+        "float32",
+        "23.00 [21.50, 33.50]",
+        "2.20 [2.10, 2.25]",
+        "10.0 [7.5, 10.0]",
+        "yes",
+    ]
+    assert table[decode.SKIPPED] == ["float32", "1600", "0.80", "**no**"]
+
+
+def test_the_closed_share_of_gates_lies_below_the_threshold(decode: ModuleType) -> None:
+    size = decode.Size(hidden=8, intermediate=12, key_value=4, tokens=16)
+    precision = decode.PRECISIONS["float32"]
+    weights = decode.frozen_weights(size, ("up_proj",), torch.float32, torch.device("cpu"))
+    layer = decode.adapted_layers("token+hira", weights, precision)["up_proj"]
+    x = torch.randn(1, 1000, 8)
+    decode._close_gates(layer, x, precision)
+    logit = layer.gatera_gate["default"](x)
+    assert int((logit < 0).sum()) == 700
