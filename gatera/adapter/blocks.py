@@ -90,7 +90,7 @@ def gate_column(logit: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def folded_product(rows: Tensor, W: Tensor, A: Tensor, B: Tensor, bias: Tensor | None) -> Tensor:
     """(W ⊙ (1 + BA)) x + bias, (tokens, out)."""
     y = rows.new_empty(rows.shape[0], W.shape[0])
-    for part in _blocks(*W.shape, W):
+    for part in _blocks(W.shape[0], W.shape[1], W):
         weight = _block_weight(W[part], A, B[part], rows.dtype, 1.0)
         y[:, part] = F.linear(rows, weight, None if bias is None else bias[part])
     return y
@@ -110,7 +110,7 @@ def add_update(
     gate_at_output = gate is not None and W.shape[1] > W.shape[0]
     if gate is not None and not gate_at_output:
         rows = rows * gate
-    for part in _blocks(*W.shape, W):
+    for part in _blocks(W.shape[0], W.shape[1], W):
         D_t = hadamard_product(W[part], A, B[part], rows.dtype).t()  # (in, block)
         if gate_at_output:
             assert gate is not None
@@ -183,7 +183,7 @@ def factor_gradients(
     A_t, B_t = A.t().to(dtype), B.t().to(dtype)
     d_A = A.new_zeros(A.shape, dtype=torch.promote_types(dtype, torch.float32))
     d_B = torch.empty_like(B)
-    for part in _blocks(*W.shape, W):
+    for part in _blocks(W.shape[0], W.shape[1], W):
         d_BA = (_outer(d_y[:, part], rows).mul_(W[part])).to(dtype)  # (block, in)
         d_A += torch.mm(B_t[:, part], d_BA)
         d_B[part] = torch.mm(d_BA, A_t)

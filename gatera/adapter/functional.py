@@ -367,7 +367,7 @@ def _differentiable_gradients(
 
     The views cut the graph at the inputs: a logit that was made from x is an input of its own.
     """
-    views = [None if t is None else t.view_as(t) for t in ctx.saved_tensors[:count]]
+    views: list[Any] = [None if t is None else t.view_as(t) for t in ctx.saved_tensors[:count]]
     given = [n for n, d_output in enumerate(d_outputs) if d_output is not None]
     with without_autocast(ctx.saved_tensors[0]):
         outputs = equation(ctx, *views)
