@@ -270,7 +270,7 @@ class _HadamardLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return (*_differentiable_gradients(ctx, _equation, 6, grads), None, None)
+            return (*differentiable_gradients(ctx, _equation, 6, grads), None, None)
         x, W, A, B, logit, _ = ctx.saved_tensors
         needs_x, needs_W, needs_A, needs_B, needs_logit, needs_bias = ctx.needs_input_grad[:6]
         d_x = d_logit = d_W = d_A = d_B = d_bias = None
@@ -326,7 +326,7 @@ class _TokenGatedLayer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return (*_differentiable_gradients(ctx, _token_gated_equation, 7, grads), None)
+            return (*differentiable_gradients(ctx, _token_gated_equation, 7, grads), None)
         x, W, A, B, weight, gate_bias, _, logit = ctx.saved_tensors
         needs_x, needs_W, needs_A, needs_B, needs_weight, needs_gate_bias, needs_bias = (
             ctx.needs_input_grad[:7]
@@ -357,7 +357,7 @@ class _TokenGatedLayer(torch.autograd.Function):
         return d_x.view(x.shape).to(x.dtype), d_W, d_A, d_B, d_weight, d_gate_bias, d_bias, None
 
 
-def _differentiable_gradients(
+def differentiable_gradients(
     ctx: Any,
     equation: Callable[..., tuple[Tensor, ...]],
     count: int,

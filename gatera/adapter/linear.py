@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers.pytorch_utils import Conv1D
 
 from gatera.adapter.cache import products
-from gatera.adapter.deltas import Delta, Gated, Given, Hira, layer_scaled
+from gatera.adapter.deltas import Delta, Gated, Given, Hira, Lora, layer_scaled
 from gatera.adapter.functional import (
     folded_hadamard_linear,
     folded_weight,
@@ -22,6 +22,7 @@ from gatera.adapter.functional import (
 )
 from gatera.adapter.gates import TokenGate
 from gatera.adapter.layer import GateraLayer
+from gatera.adapter.low_rank import token_gated_low_rank
 from gatera.errors import InputError
 
 if TYPE_CHECKING:
@@ -125,6 +126,9 @@ class GateraLinear(nn.Module, GateraLayer):
             rows: As in `_gated`.
         """
         update = self.updates[adapter_name]
+        gate = None if rows is not None else self._gate_of_low_rank(adapter_name)
+        if gate is not None:
+            return result + self._token_gated_low_rank(adapter_name, gate, x)
         gated = self._gated(adapter_name, x, rows)
         given = self._given(adapter_name, update, x, base)
         if gated.threshold > 0.0 and update.costly and not torch.compiler.is_compiling():
@@ -151,6 +155,27 @@ class GateraLinear(nn.Module, GateraLayer):
         wide = torch.promote_types(result.dtype, opened.dtype)
         flat = result.reshape(-1, result.shape[-1]).to(wide)
         return flat.index_add(0, tokens, opened.to(wide)).view(result.shape)
+
+    def _gate_of_low_rank(self, adapter_name: str) -> TokenGate | None:
+        """The gate whose arithmetic can join that of a LoRA update, which both read the same x."""
+        if type(self.updates[adapter_name]) is not Lora or self._threshold(adapter_name) > 0.0:
+            return None
+        if self.training and isinstance(self.gatera_dropout[adapter_name], nn.Dropout):
+            return None
+        return self._unhooked_token_gate(adapter_name)
+
+    def _token_gated_low_rank(self, adapter_name: str, gate: TokenGate, x: Tensor) -> Tensor:
+        A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
+        dtype = linear_dtype(x)
+        if dtype == x.dtype and self.cast_input_dtype_enabled:
+            dtype = A.dtype
+        scaling = self.scaling[adapter_name]
+        y, logit = token_gated_low_rank(
+            x, A, B, gate.weight, gate.bias, gate.temperature, scaling, dtype
+        )
+        if self.recorder is not None:
+            self.recorder.record(self.name, adapter_name, gate, logit, None, 0.0)
+        return y
 
     def _given(self, adapter_name: str, update: Delta, x: Tensor, base: Tensor) -> Given:
         W = self._oriented_weight() if update.needs_weight else None
@@ -198,7 +223,7 @@ class GateraLinear(nn.Module, GateraLayer):
         W = self._oriented_weight()
         A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
         bias: Any = self.base_layer.bias
-        gate = self._gate_within(adapter_name)
+        gate = None if self._evaluates() else self._unhooked_token_gate(adapter_name)
         if gate is not None:
             y, logit = token_gated_hadamard_layer(
                 x, W, bias, A, B, gate.weight, gate.bias, gate.temperature
@@ -222,10 +247,10 @@ class GateraLinear(nn.Module, GateraLayer):
             return gated_hadamard_layer(x, W, bias, A, B, gated.logit)
         return gated_hadamard_layer(x, W, bias, A, layer_scaled(B, gated), None)
 
-    def _gate_within(self, adapter_name: str) -> TokenGate | None:
+    def _unhooked_token_gate(self, adapter_name: str) -> TokenGate | None:
         """The gate whose arithmetic can join the layer's: the layer's own token gate, unhooked."""
         gate = self.gate_of(adapter_name)
-        if type(gate) is not TokenGate or adapter_name in self.shared_gates or self._evaluates():
+        if type(gate) is not TokenGate or adapter_name in self.shared_gates:
             return None
         hooked = gate._forward_hooks or gate._forward_pre_hooks or gate._backward_hooks
         return None if hooked or "forward" in gate.__dict__ else gate

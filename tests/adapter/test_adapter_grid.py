@@ -363,3 +363,24 @@ def test_compiling_changes_nothing(gate: str, delta: str, sharing: str) -> None:
     torch.testing.assert_close(compiled, expected)
     for name, gradient in gradients.items():
         torch.testing.assert_close(model.get_parameter(name).grad, gradient)
+
+
+@pytest.mark.parametrize("sharing", ["block", "model"])
+def test_mixed_batches_share_the_gates_of_their_own_rows(
+    sharing: str, llama: Callable[[], LlamaForCausalLM]
+) -> None:
+    model = language_model(llama, "token", "hira", sharing)
+    other = settings("mlp", "lora", sharing, init_weights=False, target_modules=TARGETS)
+    model.add_adapter("other", other)
+    ids = torch.tensor([[4, 8, 3, 6], [5, 9, 4, 7], [7, 3, 9, 5]])
+    names = ["other", "__base__", "default"]
+    with torch.no_grad():
+        mixed = model(input_ids=ids, adapter_names=names).logits
+        for row, name in enumerate(names):
+            if name == "__base__":
+                with model.disable_adapter():
+                    alone = model(input_ids=ids[row : row + 1]).logits
+            else:
+                model.set_adapter(name)
+                alone = model(input_ids=ids[row : row + 1]).logits
+            torch.testing.assert_close(mixed[row : row + 1], alone, rtol=1e-4, atol=1e-5)

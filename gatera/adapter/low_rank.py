@@ -1,0 +1,144 @@
+"""The token-gated additive update as one autograd function.
+
+Gate and update read the same input: their gradients of it, and of A and w, are one product each.
+
+Shapes: x (..., in), A (r, in), B (out, r), the gate's w (1, in) and b (1,).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from gatera.adapter.blocks import as_rows, gate_column, logit_dtype, wide_logit
+from gatera.adapter.functional import differentiable_gradients, without_autocast
+
+
+def token_gated_low_rank(
+    x: Tensor,
+    A: Tensor,
+    B: Tensor,
+    weight: Tensor,
+    gate_bias: Tensor,
+    temperature: float,
+    scaling: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Return g · scaling · BA x and the logit of g = σ((w·x + b) / temperature).
+
+    Args:
+        x: Input, (..., in); kept for the backward pass as it is.
+        A: (r, in).
+        B: (out, r).
+        weight: The gate's w, (1, in).
+        gate_bias: The gate's b, (1,).
+        temperature: Divisor of the gate's logit.
+        scaling: Factor of the update.
+        dtype: The type that the products with A and B run in.
+
+    Returns:
+        The update, (..., out), in `dtype`, and the logit, (..., 1), float32 or better.
+
+    Source: LoRA, arXiv:2106.09685, behind the gate of GateRA, arXiv:2511.17582.
+    """
+    outputs: tuple[Tensor, Tensor] = _TokenGatedLowRank.apply(  # type: ignore[no-untyped-call]
+        x, A, B, weight, gate_bias, temperature, scaling, dtype
+    )
+    return outputs
+
+
+class _TokenGatedLowRank(torch.autograd.Function):
+    """y = s g B A x with g = σ(z), z = (w·x + b) / temperature.
+
+    Backward, with v = A x and e = Bᵀ dy:  dv = s g e,  dz = s ⟨e, v⟩ g (1 - g),
+    dB = (dy)ᵀ (s g v),  dx = [dv dz] [A; w],  [dA; dw] = [dv dz]ᵀ x.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        A: Tensor,
+        B: Tensor,
+        weight: Tensor,
+        gate_bias: Tensor,
+        temperature: float,
+        scaling: float,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.temperature, ctx.scaling, ctx.dtype = temperature, scaling, dtype
+        with without_autocast(x):
+            narrow, logit = _projected(as_rows(x), A, weight, gate_bias, dtype)
+            logit = logit / temperature if temperature != 1.0 else logit
+            ctx.save_for_backward(x, A, B, weight, gate_bias, narrow, logit)
+            ctx.set_materialize_grads(False)
+            y = torch.mm(_gated(narrow, logit, scaling), B.to(dtype).t())
+            tokens = x.shape[:-1]
+            return y.view(*tokens, B.shape[0]), logit.view(*tokens, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return (*differentiable_gradients(ctx, _equation, 5, grads), None, None, None)
+        x, A, B, weight, gate_bias, narrow, logit = ctx.saved_tensors
+        needs_x, needs_A, needs_B, needs_weight, needs_bias = ctx.needs_input_grad[:5]
+        d_x = d_A = d_B = d_weight = d_bias = None
+        with without_autocast(x):
+            d_logit = logit.new_zeros(logit.shape) if grads[1] is None else as_rows(grads[1])
+            d_narrow = torch.zeros_like(narrow)
+            if grads[0] is not None:
+                d_y = as_rows(grads[0])
+                if needs_B:
+                    gated = _gated(narrow, logit, ctx.scaling)
+                    d_B = torch.mm(d_y.t(), gated).to(B.dtype)
+                d_gated = torch.mm(d_y, B.to(ctx.dtype))  # (tokens, r)
+                d_logit = d_logit + _logit_gradient(d_gated, narrow, logit, ctx.scaling)
+                d_narrow = _gated(d_gated, logit, ctx.scaling)
+            d_logit = d_logit / ctx.temperature
+            both = torch.cat([d_narrow, d_logit.to(ctx.dtype)], dim=1)  # (tokens, r + 1)
+            if needs_x:
+                stacked = torch.cat([A.to(ctx.dtype), weight.to(ctx.dtype)])
+                d_x = torch.mm(both, stacked).view(x.shape).to(x.dtype)
+            if needs_A or needs_weight:
+                d_stacked = torch.mm(both.t(), as_rows(x).to(ctx.dtype))
+                d_A, d_weight = d_stacked[:-1].to(A.dtype), d_stacked[-1:].to(weight.dtype)
+            if needs_bias:
+                d_bias = d_logit.sum(0).to(gate_bias.dtype)
+        return d_x, d_A, d_B, d_weight, d_bias, None, None, None
+
+
+def _projected(
+    rows: Tensor, A: Tensor, weight: Tensor, gate_bias: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """A x, (tokens, r), and w·x + b, (tokens, 1): one product where both have one type."""
+    if dtype != logit_dtype(rows, weight):
+        return torch.mm(rows.to(dtype), A.to(dtype).t()), wide_logit(rows, weight, gate_bias)
+    stacked = torch.cat([A.to(dtype), weight.to(dtype)])
+    both = torch.mm(rows.to(dtype), stacked.t())
+    return both[:, :-1], both[:, -1:] + gate_bias.to(dtype)
+
+
+def _gated(narrow: Tensor, logit: Tensor, scaling: float) -> Tensor:
+    gate = gate_column(logit, narrow.dtype)
+    assert gate is not None
+    return narrow * (gate if scaling == 1.0 else gate * scaling)
+
+
+def _logit_gradient(d_gated: Tensor, narrow: Tensor, logit: Tensor, scaling: float) -> Tensor:
+    gate = torch.sigmoid(logit)
+    d_gate = (d_gated * narrow).sum(1, keepdim=True, dtype=logit.dtype) * scaling
+    return d_gate * gate * (1 - gate)
+
+
+def _equation(
+    ctx: Any, x: Tensor, A: Tensor, B: Tensor, weight: Tensor, gate_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the function computes, for second derivatives."""
+    dtype = logit_dtype(x, weight)
+    logit = F.linear(x.to(dtype), weight.to(dtype), gate_bias.to(dtype)) / ctx.temperature
+    narrow = F.linear(x.to(ctx.dtype), A.to(ctx.dtype))
+    gated = narrow * (torch.sigmoid(logit) * ctx.scaling).to(narrow.dtype)
+    return F.linear(gated, B.to(ctx.dtype)), logit
