@@ -7,9 +7,11 @@ import pytest
 from made_up import CODE, commit_result
 
 from gatera.errors import InputError
+from gatera.reports.latex import latex
+from gatera.reports.markdown import markdown
 from gatera.reports.published import TABLES
-from gatera.reports.render import csv_text, json_rows, latex, markdown
 from gatera.reports.tables import build_table
+from gatera.reports.values import csv_text, json_rows
 from gatera.reports.write import write_report
 from gatera.studies.gather import gather
 from gatera.studies.store import Failure
@@ -64,7 +66,7 @@ def test_the_markdown_says_what_the_numbers_are(record):
     assert cells[11].startswith("-20.00 [")
     assert cells[12].startswith("resolved (p < 0.001)")
     assert cells[13] == "1,234 (1.2494 %)"
-    assert cells[14:] == ["10.0 s", "256 MiB"]
+    assert cells[14:] == ["10.0 s", "256 MiB", "seeds_scatter"]
     assert "gatera (reference)" in text
     assert "| gatera | 0.250 | 50.00 | 12.50 | 0.375 | 0.250 | 0.250 |" in text
     assert f"code_sha256: {CODE[:16]}" in text
