@@ -27,7 +27,7 @@ class PaperRow:
     difference: float | None  # measured minus published; None unless comparable
     step: float | None  # published difference to the reference
     measured_step: float | None  # ours
-    step_inside: bool | None  # whether the published step lies in our interval
+    step_inside: bool | None  # whether the published step lies in our interval; None as above
     verdict: str | None  # agrees or disagrees; None unless comparable
     published_trainable: float | None  # share of all parameters
 
@@ -79,10 +79,11 @@ def _row(
     known = _fraction(published.averages.get(variant))
     base = _fraction(published.averages.get(reference))
     measured = sum(by_seed.values()) / len(by_seed) if by_seed else None
-    stepped = variant != reference and known is not None and base is not None
-    step = known - base if stepped and known is not None and base is not None else None
+    step = known - base if known is not None and base is not None else None
+    if variant == reference:
+        step = None
     inside = None
-    if step is not None and ours is not None and math.isfinite(ours.low):
+    if comparable and step is not None and ours is not None and math.isfinite(ours.low):
         inside = ours.low <= step <= ours.high
     return PaperRow(
         variant=variant,
@@ -94,9 +95,7 @@ def _row(
         step=step,
         measured_step=ours.mean if ours is not None else None,
         step_inside=inside,
-        verdict=("agrees" if inside else "disagrees")
-        if comparable and inside is not None
-        else None,
+        verdict=None if inside is None else ("agrees" if inside else "disagrees"),
         published_trainable=_fraction(published.trainable.get(variant)),
     )
 

@@ -104,6 +104,11 @@ def _reading_differences(table: Table) -> Iterator[str]:
             "McNemar's exact test compares two trained models on these test items. It says "
             "nothing of other seeds, and so nothing of the methods."
         )
+    if not any(row.tuning for row in table.rows):
+        yield (
+            "Nothing was tuned for a row of its own: all share the settings that their change "
+            "leaves alone, and a row may be behind only because these suit it less."
+        )
     detectable = _detectable(table)
     if detectable is not None:
         yield (
@@ -130,10 +135,9 @@ def _reading_columns(table: Table) -> Iterator[str]:
     if any(row.knowledge for row in table.rows):
         before = f", {frozen.knowledge_loss:.3f} nats" if frozen and frozen.knowledge_loss else ""
         yield (
-            "Held-out loss is the mean cross-entropy of a token of text like the backbone's "
-            "pre-training text, which neither pre-training nor training saw; its change by "
-            f"training, in nats with its Student-t interval over seeds, starts from the frozen "
-            f"backbone's{before}. Above 0 means that knowledge was lost."
+            f"Held-out loss is the mean cross-entropy of a token of {_knowledge_text(table)}; its "
+            "change by training, in nats with its Student-t interval over seeds, starts from the "
+            f"frozen backbone's{before}. Above 0 means that knowledge was lost."
         )
     if table.published:
         yield f"Published: {table.published.source}, measured on {table.published.model}" + (
@@ -144,6 +148,14 @@ def _reading_columns(table: Table) -> Iterator[str]:
         for row in table.rows:
             if row.variant in table.published.notes:
                 yield f"`{row.variant}`: {table.published.notes[row.variant]}."
+
+
+def _knowledge_text(table: Table) -> str:
+    """Say what text the held-out loss was measured on."""
+    name = table.record.results[0].config["eval"].get("knowledge")
+    if name == "world":
+        return "sentences of the embedded world that neither pre-training nor training saw"
+    return f"the text {name} (whether the backbone's pre-training saw it is not known here)"
 
 
 _DIAGNOSIS_READING = (

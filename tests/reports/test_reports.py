@@ -149,6 +149,7 @@ def test_a_report_is_the_same_bytes_twice(record, tmp_path):
         "made_up.tiny.csv",
         "made_up.tiny.tex",
         "made_up.tiny.differences.png",
+        "made_up.tiny.accuracy.png",
     ]
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
 
