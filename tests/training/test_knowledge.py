@@ -18,7 +18,7 @@ from gatera.training import fit
 from gatera.training.adapting import adapt
 from gatera.training.knowledge import MAX_WINDOWS, WINDOW_TOKENS, knowledge_losses
 
-ADAPTER = {"r": 3, "target_modules": ["q_proj", "down_proj"], "init_weights": False}
+ADAPTER = {"r": 3, "target_modules": ["q_proj", "down_proj"]}
 
 
 def reference_loss(model: Any, sequences: list[list[int]]) -> float:
@@ -38,6 +38,11 @@ def test_both_losses_are_those_of_the_definition() -> None:
     sequences = backbone.tokenizer(held_out_sentences())["input_ids"]
     before = reference_loss(backbone.model, sequences)
     model = adapt(backbone.model, ADAPTER, seed=1).eval()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "gatera_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
     after = reference_loss(model, sequences)
     assert abs(after - before) > 0.01  # the random adapter does change what the model says
     found = knowledge_losses(model, backbone.tokenizer, "world", 7, adapted=True)
