@@ -72,8 +72,8 @@ def _differences(rows: Sequence[TableRow], reference: str) -> Figure:
         axes.plot(100 * d.mean, place, "o", color=color)
     axes.set_yticks(range(len(rows)), [row.variant for row in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    crossed = any(row.comparison and row.comparison.crossed for row in rows)
-    lines = "95 %; thick: over seeds, thin: bootstrap over seeds and items" if crossed else "95 %"
+    drawn = any(row.comparison and row.comparison.crossed for row in rows)
+    lines = "95 %; thick: over seeds, thin: bootstrap over seeds and items" if drawn else "95 %"
     axes.set_xlabel(f"difference to {reference}, points of average accuracy ({lines})")
     return figure
 

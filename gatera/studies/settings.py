@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from types import NoneType
 
 from gatera.errors import InputError
-from gatera.studies.sources import is_class_path
+from gatera.studies.sources import OWN_CLASSES, is_class_path
 from gatera.trial import Json
 
 _TEXT, _WHOLE, _REAL, _FLAG = (str,), (int,), (float, int), (bool,)
@@ -81,9 +81,6 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "train.dtype": ("float32", "bfloat16"),
     "eval.method": ("generate",),
 }
-
-# Fields that also take a class of the user's own, as path/to/file.py:ClassName.
-OWN_CLASSES = ("adapter.gate",)
 
 # The smallest value that makes sense; fields that are not here take any number.
 MINIMA: Mapping[str, float] = {

@@ -1,4 +1,4 @@
-"""Files that a configuration names: a user's own gate, a text for knowledge kept.
+"""Files that a configuration names: a user's own gate or update, a text for knowledge kept.
 
 In the configuration, and so in the key, stands the file's name without its folder, and its hash
 among the identities: a study that moves keeps its results. Where the file lies stands beside.
@@ -17,7 +17,8 @@ from gatera import tasks
 from gatera.errors import InputError
 from gatera.trial import Json
 
-GATE, KNOWLEDGE = "adapter.gate", "eval.knowledge"
+OWN_CLASSES = ("adapter.gate", "adapter.delta")  # settings that also name a class by its file
+KNOWLEDGE = "eval.knowledge"
 
 _CLASS_PATH = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
 _WIKITEXT_FILES = ("test.txt", "wiki.test.raw", "wiki.test.tokens")
@@ -44,7 +45,7 @@ def is_class_path(value: Json) -> bool:
 
 def without_folder(name: str, value: Json) -> Json:
     """Return a setting's value without the folder of the file that it names."""
-    if name == GATE and is_class_path(value):
+    if name in OWN_CLASSES and is_class_path(value):
         return value.rpartition("/")[2]
     if name == KNOWLEDGE and isinstance(value, str):
         return Path(value).name
@@ -66,9 +67,10 @@ def locate(
         InputError: a file is missing, or does not define the class that is named.
     """
     located = Located({section: _copy(fields) for section, fields in config.items()})
-    gate = (located.config.get("adapter") or {}).get("gate")
-    if isinstance(gate, str) and is_class_path(gate):
-        _locate_gate(located, gate, folders)
+    for name in OWN_CLASSES:
+        stated = (located.config.get("adapter") or {}).get(name.partition(".")[2])
+        if is_class_path(stated):
+            _locate_class(located, name, str(stated), folders)
     _locate_knowledge(located, folders, data_root, strict)
     return located
 
@@ -77,26 +79,26 @@ def _copy(fields: Json) -> Json:
     return dict(fields) if isinstance(fields, Mapping) else fields
 
 
-def _locate_gate(located: Located, stated: str, folders: Sequence[Path]) -> None:
+def _locate_class(located: Located, name: str, stated: str, folders: Sequence[Path]) -> None:
     match = _CLASS_PATH.fullmatch(stated)
     assert match is not None
-    path = _find(GATE, match["file"], folders)
-    _check_defines(path, match["name"])
-    located.config["adapter"]["gate"] = f"{path.name}:{match['name']}"
-    _note(located, GATE, path)
+    path = _find(name, match["file"], folders)
+    _check_defines(name, path, match["name"])
+    located.config["adapter"][name.partition(".")[2]] = f"{path.name}:{match['name']}"
+    _note(located, name, path)
 
 
-def _check_defines(path: Path, name: str) -> None:
+def _check_defines(setting: str, path: Path, name: str) -> None:
     """Refuse a file without the class; it is read, not run."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None) or 1
-        raise InputError(f"{path}, line {line}: {error}; the gate's file is not valid.") from error
+        raise InputError(f"{path}, line {line}: {error}; {setting} needs valid Python.") from error
     classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
     if name not in classes:
         raise InputError(
-            f"{GATE}: {path} defines no class {name}; it defines {', '.join(classes) or 'none'}."
+            f"{setting}: {path} defines no class {name}; it defines {', '.join(classes) or 'none'}."
         )
 
 

@@ -70,9 +70,11 @@ class _Histogram(GateStatistics):
         super().__init__()
         self._counts: dict[str, Tensor] = {}  # module -> (bins,)
 
-    def add(self, names: list[str], logits: Tensor, counted: Tensor | None) -> None:
-        """Add gates given by their logits, (modules, *tokens), of the tokens that count."""
-        super().add(names, logits, counted)
+    def add(
+        self, names: list[str], logits: Tensor, counted: Tensor | None, threshold: float = 0.0
+    ) -> None:
+        """Add gates given by their logits, (modules, *values), of the values that count."""
+        super().add(names, logits, counted, threshold)
         values = torch.sigmoid(logits.detach().float()).flatten(1).cpu()
         if counted is not None:
             values = values[:, counted.flatten().cpu()]

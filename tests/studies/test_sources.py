@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,7 +81,7 @@ def test_the_gates_source_is_part_of_the_key_and_its_place_is_not(folder, tmp_pa
     [
         (None, r"adapter.gate: no file gates/half.py in "),
         ("class Other: pass\n", r"half.py defines no class HalfGate; it defines Other"),
-        ("class (\n", r"half.py, line 1: .*not valid"),
+        ("class (\n", r"half.py, line 1: .*needs valid Python"),
     ],
 )
 def test_a_gate_that_cannot_be_used_is_one_message(folder, source, said):
@@ -96,8 +98,9 @@ def test_only_a_file_and_a_class_stand_in_for_a_name():
     with pytest.raises(InputError, match=said):
         parse_overrides(["adapter.gate=tokne"])
     assert parse_overrides(["adapter.gate=a/b.py:Gate"]) == {"adapter.gate": "a/b.py:Gate"}
-    with pytest.raises(InputError, match=r"adapter.delta=a.py:Delta: expected one of"):
-        parse_overrides(["adapter.delta=a.py:Delta"])
+    assert parse_overrides(["adapter.delta=a.py:Delta"]) == {"adapter.delta": "a.py:Delta"}
+    with pytest.raises(InputError, match=r"train.loss_mask=a.py:Mask: expected one of answer, all"):
+        parse_overrides(["train.loss_mask=a.py:Mask"])
 
 
 def test_a_path_given_on_the_command_line_leaves_no_folder_in_the_report(folder, monkeypatch):
@@ -106,6 +109,50 @@ def test_a_path_given_on_the_command_line_leaves_no_folder_in_the_report(folder,
     plan = make_plan(catalog.load("ablation_table5"), Request(overrides=chosen))
     assert plan.departures == {"set": {"adapter.gate": "half.py:HalfGate"}}
     assert plan.trials_of("gatera")[0].sources["adapter.gate"].startswith(str(folder))
+
+
+RUNNABLE = {
+    "gates/half.py": """\
+import torch
+from gatera.adapter import Gate
+
+
+class HalfGate(Gate):
+    input_dependent = False
+
+    def __init__(self, shape, temperature, device):
+        super().__init__(shape, temperature, device)
+        self.bias = torch.nn.Parameter(torch.empty(1, device=device))
+
+    def logit(self, x, preceding):
+        return self.bias.float() * 0.5
+""",
+    "study.py": STUDY,
+}
+
+
+def test_a_study_with_a_gate_of_its_own_runs_without_touching_the_package(folder):
+    for name, text in RUNNABLE.items():
+        (folder / name).write_text(text)
+        assert text.count("\n") < 30
+    short = ["--seeds", "1", "--variants", "half", "--tasks", "world_truth", "--workers", "1"]
+    short += ["--set", "train.max_steps=2", "--set", "eval.limit=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "gatera.studies", "run", "mine/study.py", *short],
+        cwd=folder.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("| half |"))
+    assert line.split("|")[2].strip() == "1"
+    assert str(folder) not in done.stdout
+    results = [json.loads(p.read_text()) for p in folder.parent.glob("*/trials/*/result.json")]
+    (mine,) = [result for result in results if result["config"]["adapter"] is not None]
+    assert mine["config"]["adapter"]["gate"] == "half.py:HalfGate"
+    assert mine["provenance"]["identities"]["sources"]["adapter.gate"]
 
 
 def test_knowledge_is_measured_on_the_world_at_the_embedded_scale(plan):
