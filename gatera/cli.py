@@ -91,7 +91,13 @@ def _plan(options: argparse.Namespace) -> int:
             for t in plan.trials
         ],
         "variants": {
-            name: {"changes": changes, **counted[name]} for name, changes in plan.changes.items()
+            name: {
+                "changes": changes,
+                "differs": {field: list(pair) for field, pair in plan.differing(name).items()},
+                "undeclared": plan.undeclared(name),
+                **counted[name],
+            }
+            for name, changes in plan.changes.items()
         },
         "estimate": estimate(plan, snapshot),
         "detectable_difference": expected_detectable_difference(plan),
@@ -183,8 +189,16 @@ def _report(options: argparse.Namespace) -> int:
     from gatera.studies.gather import gather
 
     store = _store(options)
-    plan = store.plan(_stem(options))
-    record = gather(store, plan, code_sha256=_code_sha256(), max_attempts=options.max_attempts)
+    options.strict = False
+    current = _make_plan(options)
+    plan = store.plan(current.stem)
+    record = gather(
+        store,
+        plan,
+        code_sha256=_code_sha256(),
+        max_attempts=options.max_attempts,
+        study_sha256=current.study_sha256,
+    )
     written = write_report(
         record,
         options.report_dir,

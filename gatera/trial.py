@@ -46,6 +46,8 @@ class Trial:
     seed: int  # data order, initial values of the adapter, dropout
     config: Mapping[str, Json]  # resolved configuration, plain JSON values
     identities: Mapping[str, Json]  # hashes of the backbone, tokenizer, template and data files
+    # "section.field" -> where the file lies that this field names; not part of the key
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -53,6 +55,17 @@ class Trial:
         return sha256_of({"config": self.config, "identities": self.identities, "seed": self.seed})[
             :16
         ]
+
+    @property
+    def located_config(self) -> dict[str, Json]:
+        """The configuration with the files that it names given by their paths on this machine."""
+        config = {s: dict(v) if isinstance(v, Mapping) else v for s, v in self.config.items()}
+        for name, path in self.sources.items():
+            section, _, key = name.partition(".")
+            if config.get(section) is not None:
+                _, colon, class_name = config[section][key].rpartition(".py:")
+                config[section][key] = f"{path}:{class_name}" if colon else path
+        return config
 
     def to_json(self) -> dict[str, Json]:
         """Return the trial as plain JSON values, its key included."""
@@ -65,7 +78,13 @@ class Trial:
         Raises:
             ValueError: the key in `value` is not the key of its other fields.
         """
-        trial = cls(value["variant"], value["seed"], value["config"], value["identities"])
+        trial = cls(
+            value["variant"],
+            value["seed"],
+            value["config"],
+            value["identities"],
+            value.get("sources", {}),
+        )
         if trial.key != value["key"]:
             raise ValueError(
                 f"trial {value['key']} holds fields whose key is {trial.key}; "

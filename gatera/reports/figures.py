@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import statistics as basic
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gatera.reports.tables import Table, TableRow
+from gatera.reports.records import RowRecord
+from gatera.reports.tables import FROZEN, Table, TableRow
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _DPI = 150
 _METADATA = {"Software": None}  # no version in the file: the same bytes everywhere
+
+_Points = Sequence[tuple[int, float]]
 
 
 def write_figures(table: Table, folder: Path) -> list[Path]:
@@ -31,6 +36,15 @@ def _figures(table: Table) -> Iterator[tuple[str, Figure]]:
     compared = [row for row in table.rows if row.comparison is not None]
     if compared:
         yield "differences", _differences(compared, table.record.reference)
+    scored = [row for row in table.rows if row.average is not None]
+    if any(row.variant != FROZEN for row in scored):
+        yield "accuracy", _accuracy(scored, table.record.tasks)
+    followed = [row for row in table.record.rows if any(t.curves.train_loss for t in row.trials)]
+    if followed:
+        yield "learning_curves", _learning_curves(followed)
+    binned = [row for row in table.rows if row.gate_histogram]
+    if binned:
+        yield "gates", _gates(binned)
     if table.record.curve is not None:
         yield "curve", _curve(table, table.record.curve)
 
@@ -42,21 +56,93 @@ def _new_figure(width: float, height: float) -> Figure:
 
 
 def _differences(rows: Sequence[TableRow], reference: str) -> Figure:
-    """Draw each row's difference to the reference with its interval."""
+    """Draw each row's difference to the reference: thick over seeds, thin the bootstrap."""
     figure = _new_figure(6.4, 1.1 + 0.4 * len(rows))
     axes = figure.add_subplot()
     axes.axvline(0, color="0.6", linewidth=1)
     for place, row in enumerate(reversed(rows)):
         assert row.comparison is not None
-        d = row.comparison.difference
+        d, crossed = row.comparison.difference, row.comparison.crossed
         color = "C0" if row.comparison.verdict == "resolved" else "0.4"
         if math.isfinite(d.low):
             axes.plot([100 * d.low, 100 * d.high], [place, place], color=color, linewidth=2)
+        if crossed is not None and math.isfinite(crossed.low + crossed.high):
+            below = [place - 0.18, place - 0.18]
+            axes.plot([100 * crossed.low, 100 * crossed.high], below, color=color, linewidth=0.7)
         axes.plot(100 * d.mean, place, "o", color=color)
     axes.set_yticks(range(len(rows)), [row.variant for row in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(f"difference to {reference}, points of average accuracy (95 % interval)")
+    drawn = any(row.comparison and row.comparison.crossed for row in rows)
+    lines = "95 %; thick: over seeds, thin: bootstrap over seeds and items" if drawn else "95 %"
+    axes.set_xlabel(f"difference to {reference}, points of average accuracy ({lines})")
     return figure
+
+
+def _accuracy(rows: Sequence[TableRow], tasks: Sequence[str]) -> Figure:
+    """Draw each row's accuracy on each task, rows side by side within a task."""
+    figure = _new_figure(max(6.4, 1.1 * len(tasks)), 3.6)
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows):
+        shift = 0.7 * ((place + 0.5) / len(rows) - 0.5)
+        scores = [(t + shift, row.scores[task]) for t, task in enumerate(tasks)]
+        known = [(x, score) for x, score in scores if score is not None]
+        color = "0.6" if row.variant == FROZEN else None
+        xs, ys = [x for x, _ in known], [100 * y for _, y in known]
+        axes.plot(xs, ys, "o", markersize=4, color=color, label=row.variant)
+    axes.set_xticks(range(len(tasks)), list(tasks), rotation=30, ha="right")
+    axes.set_ylabel("accuracy, % (mean over seeds)")
+    axes.set_ylim(-3, 103)
+    _legend_outside(axes)
+    return figure
+
+
+def _learning_curves(rows: Sequence[RowRecord]) -> Figure:
+    """Draw training loss and validation accuracy by step, mean over seeds with their range."""
+    figure = _new_figure(8.6, 3.4)
+    loss, accuracy = figure.subplots(1, 2)
+    for place, row in enumerate(rows):
+        curves = [trial.curves for trial in row.trials if trial.result is not None]
+        _band(loss, [c.train_loss for c in curves], f"C{place}", row.variant, 1.0)
+        _band(accuracy, [c.accuracy for c in curves], f"C{place}", row.variant, 100.0)
+    loss.set_xlabel("optimizer step")
+    loss.set_ylabel("training loss, nats a token")
+    accuracy.set_xlabel("optimizer step")
+    accuracy.set_ylabel("validation accuracy, %")
+    _legend_outside(accuracy)
+    return figure
+
+
+def _band(axes: Axes, curves: Sequence[_Points], color: str, label: str, factor: float) -> None:
+    """Draw the mean of curves over the steps that all have, and the range between them."""
+    points = [dict(curve) for curve in curves if curve]
+    if not points:
+        return
+    steps = sorted(set.intersection(*(set(found) for found in points)))
+    values = [[factor * found[step] for found in points] for step in steps]
+    marker = "o" if len(steps) <= 10 else None
+    means = [basic.fmean(each) for each in values]
+    axes.plot(steps, means, color=color, label=label, marker=marker, linewidth=1.2)
+    lows, highs = [min(each) for each in values], [max(each) for each in values]
+    axes.fill_between(steps, lows, highs, color=color, alpha=0.15, linewidth=0)
+
+
+def _gates(rows: Sequence[TableRow]) -> Figure:
+    """Draw how the gates' values are spread, each gated layer counted alike."""
+    figure = _new_figure(6.4, 3.4)
+    axes = figure.add_subplot()
+    for row in rows:
+        bins = len(row.gate_histogram)
+        edges = [place / bins for place in range(bins + 1)]
+        axes.stairs([100 * share for share in row.gate_histogram], edges, label=row.variant)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("gate value")
+    axes.set_ylabel("share of tokens, %")
+    axes.legend()
+    return figure
+
+
+def _legend_outside(axes: Axes) -> None:
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
 
 
 def _curve(table: Table, field: str) -> Figure:

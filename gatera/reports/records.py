@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from gatera.errors import InputError
 from gatera.trial import Json, TrialResult
 
-# Fields of a result's provenance that must agree among the trials of one table.
-COMPARED = ("code_sha256", "versions", "device", "dtype", "threads", "loss_mask")
+# Fields of a result's provenance that must agree among the trials of one table, each with the
+# setting that changes it by a row's own declaration; None: no setting may.
+COMPARED: Mapping[str, str | None] = {
+    "code_sha256": None,
+    "versions": None,
+    "device": None,
+    "dtype": "train.dtype",
+    "threads": None,
+    "loss_mask": "train.loss_mask",
+}
+# The same for what stands in the result's identities.
+COMPARED_IDENTITIES: Mapping[str, str | None] = {
+    "backbone": "backbone.name",  # weights and tokenizer
+    "template": "data.template",
+}
+
+
+@dataclass(frozen=True)
+class Curves:
+    """How one trial went: points of (optimizer step, value)."""
+
+    train_loss: tuple[tuple[int, float], ...] = ()  # nats a token
+    accuracy: tuple[tuple[int, float], ...] = ()  # on the validation items
 
 
 @dataclass(frozen=True)
@@ -17,9 +38,23 @@ class TrialRecord:
     """One trial of a row."""
 
     seed: int
-    state: str  # done, stale, running, failed or waiting
+    state: str  # done, stale, running, failed, pruned or waiting
     result: TrialResult | None  # None unless done
     reason: str | None = None  # why there is no result, where it failed
+    failure_kind: str | None = None  # out_of_memory, not_finite, killed or bug
+    answers: Mapping[str, Mapping[int, bool]] | None = None  # task -> item -> whether right
+    answers_missing: str | None = None  # why a finished trial has no answers
+    curves: Curves = Curves()
+
+
+@dataclass(frozen=True)
+class TuningRecord:
+    """How a row's settings were chosen on validation data, before the seeds ran."""
+
+    trials: int  # budget: tuning trials of this row, the same for each
+    chosen: Mapping[str, Json]  # "section.field" -> value
+    edges: tuple[str, ...] = ()  # fields whose chosen value lies at an edge of the search space
+    steps: int | None = None  # optimizer steps of one tuning trial; None: those of the seeds
 
 
 @dataclass(frozen=True)
@@ -29,11 +64,18 @@ class RowRecord:
     variant: str
     changes: Mapping[str, Json]
     trials: tuple[TrialRecord, ...]
+    tuning: TuningRecord | None = None  # None where nothing was tuned
+    confounds: tuple[str, ...] = ()  # changed settings that are not the row's question
 
     @property
     def results(self) -> dict[int, TrialResult]:
         """Return the results by seed."""
         return {trial.seed: trial.result for trial in self.trials if trial.result is not None}
+
+    @property
+    def answers(self) -> dict[int, Mapping[str, Mapping[int, bool]]]:
+        """Return the answers by seed, of the trials that have them."""
+        return {trial.seed: trial.answers for trial in self.trials if trial.answers is not None}
 
 
 @dataclass(frozen=True)
@@ -52,6 +94,8 @@ class StudyRecord:
     study_sha256: str
     tasks: tuple[str, ...]
     rows: tuple[RowRecord, ...]
+    backbone: str = ""
+    notes: tuple[str, ...] = field(default=())  # what has to be said of the study as a whole
 
     @property
     def results(self) -> list[TrialResult]:
@@ -63,18 +107,36 @@ def mixed_provenance(record: StudyRecord) -> dict[str, list[str]]:
     """Return the compared fields that disagree among the results, with the trials of each value.
 
     Each value is a list of lines `value: variant/seed, ...`. A field that is None, as the loss mask
-    of a trial without training, disagrees with nothing.
+    of a trial without training, disagrees with nothing; nor does one that a row declares to change.
     """
-    mixed = {}
-    for field in COMPARED:
-        trials: dict[str, list[str]] = {}
-        for row in record.rows:
-            for seed, result in row.results.items():
-                if (value := result.provenance.get(field)) is not None:
-                    trials.setdefault(str(value), []).append(f"{row.variant}/seed{seed}")
-        if len(trials) > 1:
-            mixed[field] = [f"{value}: {', '.join(names)}" for value, names in trials.items()]
-    return mixed
+    trials: dict[str, dict[str, list[str]]] = {}
+    for row in record.rows:
+        for seed, result in row.results.items():
+            for name, value in _compared_values(row, result):
+                by_value = trials.setdefault(name, {})
+                by_value.setdefault(str(value), []).append(f"{row.variant}/seed{seed}")
+    return {
+        name: [f"{value}: {', '.join(found)}" for value, found in by_value.items()]
+        for name, by_value in trials.items()
+        if len(by_value) > 1
+    }
+
+
+def _compared_values(row: RowRecord, result: TrialResult) -> Iterator[tuple[str, Json]]:
+    """Yield each field of a result that must agree with the others', with its value."""
+    identities = result.provenance.get("identities") or {}
+    for source, fields in ((result.provenance, COMPARED), (identities, COMPARED_IDENTITIES)):
+        for name, setting in fields.items():
+            value = source.get(name)
+            if value is not None and setting not in row.changes:
+                yield name, value
+    for name, sha256 in identities.get("sources", {}).items():  # files that a setting names
+        if name not in row.changes:
+            yield name, sha256
+    for task, splits in identities.get("data", {}).items():
+        for split, sha256 in splits.items():
+            if sha256 is not None:
+                yield f"data {task}/{split}", sha256
 
 
 def refuse_mixed(record: StudyRecord) -> None:

@@ -55,6 +55,56 @@ def paired_difference(
     return PairedDifference(mean, mean - half, mean + half, p, sd, n)
 
 
+@dataclass(frozen=True)
+class MeanInterval:
+    """A mean over seeds with its Student-t interval."""
+
+    mean: float
+    low: float  # 95 %, unadjusted; NaN with one seed
+    high: float
+    seeds: int
+
+
+def mean_interval(values: Sequence[float], *, level: float = 0.95) -> MeanInterval | None:
+    """Return the mean of one value a seed with its Student-t interval; None without values."""
+    if not values:
+        return None
+    by_seed = dict(enumerate(values))
+    found = paired_difference(by_seed, dict.fromkeys(by_seed, 0.0), level=level)
+    assert found is not None
+    return MeanInterval(found.mean, found.low, found.high, found.pairs)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two single runs on the same items: how often one alone is right, and the exact test."""
+
+    first_only: int  # items that only the first run answers rightly
+    second_only: int
+    p: float  # two-sided, exact; 1 where the runs never disagree
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
+    """Compare two runs on the same items, in the same order, by McNemar's exact test.
+
+    It speaks of these two trained models, not of the methods: other seeds may differ.
+
+    Raises:
+        ValueError: the runs have different numbers of items.
+    """
+    if len(first) != len(second):
+        raise ValueError(
+            f"the first run has {len(first)} items, the second {len(second)}; McNemar's test needs "
+            "the same items in the same order."
+        )
+    pairs = list(zip(first, second, strict=True))
+    first_only = sum(a and not b for a, b in pairs)
+    second_only = sum(b and not a for a, b in pairs)
+    disagreements = first_only + second_only
+    p = stats.binomtest(first_only, disagreements).pvalue if disagreements else 1.0
+    return McNemar(first_only, second_only, float(p))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p-values adjusted by Holm's step-down procedure, in their order."""
     adjusted = [math.nan] * len(p_values)

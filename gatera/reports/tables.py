@@ -7,11 +7,20 @@ import statistics as basic
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gatera.reports.published import TABLES, PublishedTable
-from gatera.reports.records import RowRecord, StudyRecord
+import numpy as np
+
+from gatera.reports.agreement import PaperComparison, compare_with_paper
+from gatera.reports.bootstrap import MIN_SEEDS, Array, CrossedInterval, crossed_bootstrap
+from gatera.reports.diagnosis import Finding, diagnose
+from gatera.reports.published import PublishedTable, published_table
+from gatera.reports.records import RowRecord, StudyRecord, TuningRecord
 from gatera.reports.statistics import (
+    McNemar,
+    MeanInterval,
     PairedDifference,
     holm,
+    mcnemar,
+    mean_interval,
     paired_difference,
     seeds_to_resolve,
 )
@@ -28,6 +37,8 @@ class Comparison:
     adjusted_p: float  # Holm over the rows of the table; NaN with one seed
     verdict: str  # resolved or not resolved
     seeds_needed: int | None  # to resolve a difference of this size, where it is not resolved
+    crossed: CrossedInterval | None = None  # secondary: over seeds and test items
+    single_runs: McNemar | None = None  # with one seed: the row's run (first) and the reference's
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,11 @@ class TableRow:
     trainable: int | None
     trainable_share: float | None  # of all parameters, adapters included
     gates: Mapping[str, Json]  # mean over seeds; empty where nothing is gated
+    gate_histogram: tuple[float, ...]  # shares of equal bins from 0 to 1, mean over seeds
+    knowledge: MeanInterval | None  # rise of the loss on held-out text by training, nats a token
+    knowledge_loss: float | None  # that loss after training, mean over seeds
+    tuning: TuningRecord | None
+    findings: tuple[Finding, ...]  # what looks wrong
     seconds: float | None  # training and scoring, mean over seeds
     peak_memory_bytes: int | None  # largest over seeds
     notes: tuple[str, ...]  # why something is missing
@@ -59,6 +75,7 @@ class Table:
     record: StudyRecord
     rows: tuple[TableRow, ...]
     published: PublishedTable | None
+    paper: PaperComparison | None  # the rows beside the published ones
 
     def row(self, variant: str) -> TableRow | None:
         """Return the row of `variant`, None where the table has none."""
@@ -67,12 +84,34 @@ class Table:
 
 def build_table(record: StudyRecord) -> Table:
     """Compute the table of a study from its results."""
-    published = TABLES[record.published] if record.published is not None else None
-    comparisons = _compare(record)
+    published = None
+    if record.published is not None:
+        published = published_table(record.published, record.backbone)
+    averages = {row.variant: average_by_seed(row, record.tasks) for row in record.rows}
+    comparisons = _compare(record, averages)
     rows = tuple(
-        _table_row(row, record, comparisons.get(row.variant), published) for row in record.rows
+        _table_row(row, record, averages, comparisons.get(row.variant), published)
+        for row in record.rows
     )
-    return Table(record, rows, published)
+    return Table(record, rows, published, _beside_paper(record, averages, comparisons, published))
+
+
+def _beside_paper(
+    record: StudyRecord,
+    averages: Mapping[str, Mapping[int, float]],
+    comparisons: Mapping[str, Comparison],
+    published: PublishedTable | None,
+) -> PaperComparison | None:
+    if published is None:
+        return None
+    return compare_with_paper(
+        published,
+        averages={name: by_seed for name, by_seed in averages.items() if name != FROZEN},
+        differences={name: c.difference for name, c in comparisons.items()},
+        reference=record.reference,
+        scale=record.scale,
+        backbone=record.backbone,
+    )
 
 
 def average_by_seed(row: RowRecord, tasks: Sequence[str]) -> dict[int, float]:
@@ -83,39 +122,86 @@ def average_by_seed(row: RowRecord, tasks: Sequence[str]) -> dict[int, float]:
     }
 
 
-def _compare(record: StudyRecord) -> dict[str, Comparison]:
+def _compare(
+    record: StudyRecord, averages: Mapping[str, Mapping[int, float]]
+) -> dict[str, Comparison]:
     """Compare each trained row with the reference; the family of Holm is these rows."""
-    averages = {row.variant: average_by_seed(row, record.tasks) for row in record.rows}
-    reference = averages.get(record.reference, {})
+    rows = {row.variant: row for row in record.rows}
+    base = averages.get(record.reference, {})
     differences = {
         variant: difference
         for variant, values in averages.items()
         if variant not in (record.reference, FROZEN)
-        and (difference := paired_difference(values, reference)) is not None
+        and (difference := paired_difference(values, base)) is not None
     }
     tested = [variant for variant, d in differences.items() if math.isfinite(d.p)]
     adjusted = dict(zip(tested, holm([differences[v].p for v in tested]), strict=True))
     return {
-        variant: _comparison(difference, adjusted.get(variant, math.nan))
+        variant: _comparison(
+            difference,
+            adjusted.get(variant, math.nan),
+            answer_differences(rows[variant], rows[record.reference], record.tasks),
+        )
         for variant, difference in differences.items()
     }
 
 
-def _comparison(difference: PairedDifference, adjusted_p: float) -> Comparison:
+def _comparison(
+    difference: PairedDifference, adjusted_p: float, items: Mapping[str, Array] | None
+) -> Comparison:
+    crossed, single_runs = None, None
+    if items is not None and difference.pairs >= MIN_SEEDS:
+        # Each row draws alike: from a generator of its own in the same state.
+        crossed = crossed_bootstrap(items, np.random.default_rng(0))
+    elif items is not None and difference.pairs == 1:
+        single_runs = _single_runs(items)
     if adjusted_p < 0.05:
-        return Comparison(difference, adjusted_p, "resolved", None)
+        return Comparison(difference, adjusted_p, "resolved", None, crossed, single_runs)
     needed = seeds_to_resolve(difference.mean, difference.sd)
-    return Comparison(difference, adjusted_p, "not resolved", needed)
+    return Comparison(difference, adjusted_p, "not resolved", needed, crossed, single_runs)
+
+
+def _single_runs(items: Mapping[str, Array]) -> McNemar:
+    """Compare two runs by the items that one alone answers rightly."""
+    signs = np.concatenate([table[0] for table in items.values()])
+    return mcnemar((signs > 0).tolist(), (signs < 0).tolist())
+
+
+def answer_differences(
+    row: RowRecord, reference: RowRecord, tasks: Sequence[str]
+) -> dict[str, Array] | None:
+    """Return, by task, right answers of a row minus the reference's, (seeds, items).
+
+    None where a seed that both have lacks answers, or where the two answered different items.
+    """
+    seeds = sorted(row.results.keys() & reference.results.keys())
+    ours, theirs = row.answers, reference.answers
+    if not seeds or not all(seed in ours and seed in theirs for seed in seeds):
+        return None
+    differences = {}
+    for task in tasks:
+        items = sorted(ours[seeds[0]].get(task, {}))
+        arms = [arm[seed].get(task, {}) for seed in seeds for arm in (ours, theirs)]
+        if not items or any(sorted(answers) != items for answers in arms):
+            return None
+        right = np.array([[answers[item] for item in items] for answers in arms], dtype=float)
+        differences[task] = right[0::2] - right[1::2]
+    return differences
 
 
 def _table_row(
     row: RowRecord,
     record: StudyRecord,
+    all_averages: Mapping[str, Mapping[int, float]],
     comparison: Comparison | None,
     published: PublishedTable | None,
 ) -> TableRow:
     results = list(row.results.values())
-    averages = list(average_by_seed(row, record.tasks).values())
+    by_seed = all_averages[row.variant]
+    averages = list(by_seed.values())
+    gates = _mean_gates(results)
+    no_keyword = _mean_by_task(results, record.tasks, "test/no_keyword")
+    frozen = list(all_averages.get(FROZEN, {}).values())
     known = published.averages.get(row.variant) if published is not None else None
     trainable = results[0].parameters["trainable"] if results else None
     return TableRow(
@@ -124,23 +210,29 @@ def _table_row(
         seeds=tuple(row.results),
         planned=len(row.trials),
         scores=_mean_by_task(results, record.tasks, "test/accuracy"),
-        no_keyword=_mean_by_task(results, record.tasks, "test/no_keyword"),
+        no_keyword=no_keyword,
         average=basic.fmean(averages) if averages else None,
         spread=basic.stdev(averages) if len(averages) > 1 else None,
         comparison=comparison,
         published=known / 100 if known is not None else None,
         trainable=trainable,
         trainable_share=trainable / results[0].parameters["all"] if results and trainable else None,
-        gates=_mean_gates(results),
-        seconds=_mean_seconds(results),
-        peak_memory_bytes=max(
-            (
-                r.measured["peak_memory_bytes"]
-                for r in results
-                if r.measured.get("peak_memory_bytes")
-            ),
-            default=None,
+        gates=gates,
+        gate_histogram=_mean_histogram(results),
+        knowledge=mean_interval(_knowledge_lost(results)),
+        knowledge_loss=_mean_metric(results, "knowledge/loss"),
+        tuning=row.tuning,
+        findings=()
+        if row.variant == FROZEN
+        else diagnose(
+            row,
+            averages=by_seed,
+            frozen=frozen[0] if frozen else None,
+            gates=gates,
+            no_keyword=no_keyword,
         ),
+        seconds=_mean_seconds(results),
+        peak_memory_bytes=max(_known(results, "peak_memory_bytes"), default=None),
         notes=_notes(row),
     )
 
@@ -167,6 +259,26 @@ def _mean_gates(results: Sequence[TrialResult]) -> dict[str, Json]:
     }
 
 
+def _mean_histogram(results: Sequence[TrialResult]) -> tuple[float, ...]:
+    """Return the share of gates in each equal bin from 0 to 1, averaged over seeds."""
+    counted = [h for result in results if (h := result.gates.get("histogram"))]
+    return tuple(basic.fmean(shares) for shares in zip(*counted, strict=True))
+
+
+def _knowledge_lost(results: Sequence[TrialResult]) -> list[float]:
+    """Return, for each seed, by how much training raised the loss on held-out text."""
+    return [
+        r.metrics["knowledge/loss"] - r.metrics["knowledge/loss_before"]
+        for r in results
+        if "knowledge/loss_before" in r.metrics
+    ]
+
+
+def _mean_metric(results: Sequence[TrialResult], name: str) -> float | None:
+    values = [r.metrics[name] for r in results if name in r.metrics]
+    return basic.fmean(values) if values else None
+
+
 def _known(results: Sequence[TrialResult], name: str) -> list[int]:
     """Return a measured value of each result that has it."""
     return [r.measured[name] for r in results if r.measured.get(name) is not None]
@@ -185,11 +297,22 @@ def _notes(row: RowRecord) -> tuple[str, ...]:
         if trial.result is None:
             why = f": {trial.reason}" if trial.reason else ""
             notes.append(f"{row.variant}, seed {trial.seed}: {_STATES[trial.state]}{why}")
+        elif trial.answers_missing is not None:
+            notes.append(
+                f"{row.variant}, seed {trial.seed}: its answers cannot be read "
+                f"({trial.answers_missing}), so nothing is bootstrapped over test items"
+            )
+    if row.confounds:
+        notes.append(
+            f"{row.variant} differs from the reference in {', '.join(row.confounds)} too, as its "
+            "study declares: its difference is not that of the other change alone"
+        )
     return tuple(notes)
 
 
 _STATES = {
     "failed": "failed",
+    "pruned": "was stopped early",
     "running": "still running when the report was written",
     "waiting": "has not run",
     "stale": "its result comes from other code than today's; `run --retry stale` runs it again",

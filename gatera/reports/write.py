@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gatera.reports.figures import write_figures
+from gatera.reports.latex import latex
+from gatera.reports.markdown import markdown
 from gatera.reports.records import StudyRecord, refuse_mixed
-from gatera.reports.render import csv_text, json_rows, latex, markdown
 from gatera.reports.tables import build_table
+from gatera.reports.values import csv_text, json_rows
 from gatera.trial import Json
 
 

@@ -64,7 +64,11 @@ def plan_text(plan: Plan, answer: Mapping[str, Json]) -> str:
     width = max(len(name) for name in plan.changes)
     for name, described in answer["variants"].items():
         seeds = [trial["seed"] for trial in answer["trials"] if trial["variant"] == name]
-        changes = ", ".join(f"{field}={value}" for field, value in described["changes"].items())
+        changes = ", ".join(
+            f"{field}: {before} -> {after}"
+            + (" (NOT DECLARED: run refuses)" if field in described["undeclared"] else "")
+            for field, (before, after) in described["differs"].items()
+        )
         role = " (reference)" if name == plan.reference else ""
         lines.append(
             f"  {name:<{width}}  seeds {_span(seeds)}  {described['trainable_parameters']:>12,} "

@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-from gatera.reports.records import RowRecord, StudyRecord, TrialRecord
+from collections.abc import Iterable, Mapping
+
+from gatera.reports.records import Curves, RowRecord, StudyRecord, TrialRecord
 from gatera.studies.plan import Plan
 from gatera.studies.progress import Snapshot, take_snapshot
-from gatera.studies.store import Store
-from gatera.trial import Trial
+from gatera.studies.store import Store, file_sha256
+from gatera.trial import Json, Trial, TrialResult
 
 
 def gather(
-    store: Store, plan: Plan, *, code_sha256: str, max_attempts: int | None = None
+    store: Store,
+    plan: Plan,
+    *,
+    code_sha256: str,
+    max_attempts: int | None = None,
+    study_sha256: str | None = None,
 ) -> StudyRecord:
-    """Return all that the store holds of `plan`; stale results are left out, and said so."""
+    """Return all that the store holds of `plan`; stale results are left out, and said so.
+
+    Args:
+        store: Where the results are.
+        plan: The stored plan.
+        code_sha256: Hash of the code whose results count as current.
+        max_attempts: Failures after which a trial counts as failed.
+        study_sha256: Hash of the study file as it is now; None where it is that of the plan.
+    """
     snapshot = take_snapshot(store, plan, code_sha256=code_sha256, max_attempts=max_attempts)
     rows = [
         RowRecord(
             variant=variant,
             changes=changes,
             trials=tuple(_trial_record(store, t, snapshot) for t in plan.trials_of(variant)),
+            confounds=tuple(plan.confounds.get(variant, ())),
         )
         for variant, changes in plan.changes.items()
     ]
+    notes = list(plan.notes)
+    if study_sha256 not in (None, plan.study_sha256):
+        notes.append(
+            "the study file has changed since `run` planned these trials; this is the study as it "
+            "was then, and `run` brings it up to date"
+        )
     return StudyRecord(
         study=plan.study,
         scale=plan.scale,
@@ -35,11 +57,61 @@ def gather(
         study_sha256=plan.study_sha256,
         tasks=plan.tasks,
         rows=tuple(rows),
+        backbone=plan.trials[0].config["backbone"]["name"],
+        notes=tuple(notes),
     )
 
 
 def _trial_record(store: Store, trial: Trial, snapshot: Snapshot) -> TrialRecord:
     status = snapshot.statuses[trial.key]
-    result = store.result(trial.key) if status.state == "done" else None
-    reason = status.failure.message if status.failure is not None else None
-    return TrialRecord(trial.seed, status.state, result, reason)
+    if status.state != "done":
+        failure = status.failure
+        return TrialRecord(
+            trial.seed,
+            status.state,
+            None,
+            reason=None if failure is None else failure.message,
+            failure_kind=None if failure is None else failure.kind,
+        )
+    result = store.result(trial.key)
+    assert result is not None
+    answers, missing = _answers(store, result)
+    return TrialRecord(
+        trial.seed,
+        status.state,
+        result,
+        answers=answers,
+        answers_missing=missing,
+        # An interrupted attempt goes on in the next: all up to the result's own count.
+        curves=_curves(store.metrics(trial.key, n) for n in range(1, result.attempt + 1)),
+    )
+
+
+def _answers(
+    store: Store, result: TrialResult
+) -> tuple[Mapping[str, Mapping[int, bool]] | None, str | None]:
+    """Return task -> item -> whether right, from the stored predictions; or None and why not."""
+    path = store.predictions_path(result.key, result.attempt)
+    if not path.exists():
+        return None, "the predictions are gone"
+    if file_sha256(path) != result.predictions_sha256:
+        return None, "the predictions are not those that the result was computed from"
+    import pandas as pd
+
+    columns = pd.read_parquet(path, columns=["task", "index", "correct"])
+    answers: dict[str, dict[int, bool]] = {}
+    for task, index, correct in zip(*(columns[name].tolist() for name in columns), strict=True):
+        answers.setdefault(task, {})[index] = correct
+    return answers, None
+
+
+def _curves(attempts: Iterable[list[dict[str, Json]]]) -> Curves:
+    """Return the curves of a trial; a later attempt's value of a step replaces an earlier's."""
+    loss: dict[int, float] = {}
+    accuracy: dict[int, float] = {}
+    for lines in attempts:
+        for line in lines:
+            for name, points in (("train/loss", loss), ("val/accuracy", accuracy)):
+                if isinstance(value := line.get(name), int | float):
+                    points[int(line["step"])] = float(value)
+    return Curves(tuple(sorted(loss.items())), tuple(sorted(accuracy.items())))

@@ -12,6 +12,8 @@ from gatera import backbones, tasks
 from gatera.errors import InputError
 from gatera.studies import settings
 from gatera.studies.catalog import LoadedStudy
+from gatera.studies.contrast import differing_fields, refuse_undeclared, undeclared_differences
+from gatera.studies.sources import NO_KNOWLEDGE_TEXT, Located, locate, without_folder
 from gatera.studies.spec import FROZEN, Variant
 from gatera.tasks.prompts import template_identity
 from gatera.trial import Json, Trial, sha256_of
@@ -45,6 +47,9 @@ class Plan:
     tasks: tuple[str, ...]
     changes: Mapping[str, Mapping[str, Json]]  # variant -> declared changes, in row order
     trials: tuple[Trial, ...]
+    # variant -> changed settings that are not its question, as the study declares
+    confounds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what a report has to say of the study as a whole
 
     @property
     def stem(self) -> str:
@@ -56,6 +61,30 @@ class Plan:
         """Return the trials of `variant`, ordered by seed."""
         return [trial for trial in self.trials if trial.variant == variant]
 
+    def differing(self, variant: str) -> dict[str, tuple[Json, Json]]:
+        """Return "section.field" -> (reference's value, variant's value) where they differ.
+
+        Nothing of the frozen backbone, which has no settings of training to differ in, nor where
+        the reference is not among the chosen rows.
+        """
+        reference = self.trials_of(self.reference)
+        if variant == FROZEN or not reference:
+            return {}
+        return differing_fields(self.trials_of(variant)[0].config, reference[0].config)
+
+    def undeclared(self, variant: str) -> list[str]:
+        """Return the fields in which `variant` differs without saying so; `run` refuses them."""
+        reference = self.trials_of(self.reference)
+        if variant == FROZEN or not reference:
+            return []
+        found = undeclared_differences(
+            self.changes[variant],
+            self.confounds.get(variant, ()),
+            self.trials_of(variant)[0].config,
+            reference[0].config,
+        )
+        return list(found)
+
     def to_json(self) -> dict[str, Json]:
         """Return the plan as plain JSON values."""
         fields = {name: value for name, value in asdict(self).items() if name != "trials"}
@@ -64,8 +93,10 @@ class Plan:
     @classmethod
     def from_json(cls, value: Mapping[str, Json]) -> Plan:
         """Read what `to_json` wrote."""
-        fields = {name: value[name] for name in cls.__dataclass_fields__}
+        fields = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
         fields["tasks"] = tuple(value["tasks"])
+        fields["notes"] = tuple(value.get("notes", ()))
+        fields["confounds"] = {v: tuple(names) for v, names in value.get("confounds", {}).items()}
         fields["trials"] = tuple(Trial.from_json(trial) for trial in value["trials"])
         return cls(**fields)
 
@@ -78,17 +109,29 @@ def make_plan(loaded: LoadedStudy, request: Request, *, strict: bool = True) -> 
     Args:
         loaded: The study.
         request: What is asked of it.
-        strict: Whether missing data is an error; else its hash is None, and so the keys are
-            those of no trial that could run.
+        strict: Whether missing data, and a row that differs in more than it declares, are
+            errors; else a hash is None, and so the keys are those of no trial that could run.
 
     Raises:
-        InputError: an unknown scale, task, variant or setting, or data that cannot be found.
+        InputError: an unknown scale, task, variant or setting, data that cannot be found, or a
+            row that differs from the reference in more than its declared change.
     """
     study = loaded.study
     rows = _selected_rows(loaded, request.variants)
     base = _shared_config(loaded, request)
     configs = {FROZEN: _frozen_config(base)}
     configs |= {row.name: _variant_config(base, row, loaded.name) for row in rows}
+    if strict:
+        reference = _variant_config(base, study.variant(study.reference), loaded.name)
+        refuse_undeclared(
+            loaded.name, study.reference, rows, {**configs, study.reference: reference}
+        )
+    folders = (loaded.path.parent, Path())
+    located = {
+        name: locate(config, folders, request.data_root, strict=strict)
+        for name, config in configs.items()
+    }
+    unmeasured = located[FROZEN].config["eval"]["knowledge"] is None
     seeds = study.seeds if request.seeds is None else tuple(range(request.seeds))
     return Plan(
         study=loaded.name,
@@ -102,7 +145,9 @@ def make_plan(loaded: LoadedStudy, request: Request, *, strict: bool = True) -> 
         departures=_departures(loaded, request, base),
         tasks=tuple(base["data"]["tasks"]),
         changes={FROZEN: {}} | {row.name: dict(row.changes) for row in rows},
-        trials=tuple(_enumerate(configs, study.reference, seeds, request.data_root, strict)),
+        trials=tuple(_enumerate(located, study.reference, seeds, request.data_root, strict)),
+        confounds={row.name: row.confounds for row in rows if row.confounds},
+        notes=(NO_KNOWLEDGE_TEXT,) if unmeasured else (),
     )
 
 
@@ -150,7 +195,7 @@ def _frozen_config(base: Mapping[str, Mapping[str, Json]]) -> dict[str, Json]:
 
 
 def _enumerate(
-    configs: Mapping[str, Mapping[str, Json]],
+    located: Mapping[str, Located],
     reference: str,
     seeds: Sequence[int],
     data_root: Path | None,
@@ -160,23 +205,22 @@ def _enumerate(
     def fingerprint(task: str, split: str) -> str | None:
         return _fingerprint(task, split, data_root, strict)
 
-    identities = {name: _identities(config, fingerprint) for name, config in configs.items()}
-    order = sorted(configs, key=lambda name: (name != FROZEN, name != reference))
+    identities = {name: _identities(found, fingerprint) for name, found in located.items()}
+    order = sorted(located, key=lambda name: (name != FROZEN, name != reference))
     trials = []
     for seed in seeds:
         for name in order:
             if name == FROZEN and seed != seeds[0]:
                 continue
             of_trial = 0 if name == FROZEN else seed
-            trials.append(Trial(name, of_trial, configs[name], identities[name]))
+            found = located[name]
+            trials.append(Trial(name, of_trial, found.config, identities[name], found.paths))
     return trials
 
 
-def _identities(
-    config: Mapping[str, Json], fingerprint: Callable[[str, str], str | None]
-) -> dict[str, Json]:
+def _identities(located: Located, fingerprint: Callable[[str, str], str | None]) -> dict[str, Json]:
     """Return the hashes of everything outside the configuration that determines a result."""
-    data = config["data"]
+    config, data = located.config, located.config["data"]
     files: dict[str, dict[str, str | None]] = {}
     for split, names in (("train", data.get("train_tasks", [])), ("test", data["tasks"])):
         for task in names:
@@ -185,6 +229,7 @@ def _identities(
         "backbone": backbones.identity(config["backbone"]["name"]),
         "template": template_identity(data["template"]),
         "data": files,
+        **({"sources": located.hashes} if located.hashes else {}),
     }
 
 
@@ -207,7 +252,7 @@ def _departures(
     default = _shared_config(loaded, Request(scale=request.scale))
     departures: dict[str, Json] = {}
     changed = {
-        name: value
+        name: without_folder(name, value)
         for name, value in request.overrides.items()
         if default[name.partition(".")[0]].get(name.partition(".")[2]) != value
     }

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from types import NoneType
 
 from gatera.errors import InputError
+from gatera.studies.sources import OWN_CLASSES, is_class_path
 from gatera.trial import Json
 
 _TEXT, _WHOLE, _REAL, _FLAG = (str,), (int,), (float, int), (bool,)
@@ -63,6 +64,7 @@ FIELDS: Mapping[str, tuple[type, ...]] = {
     "eval.max_new_tokens": _WHOLE,
     "eval.method": _TEXT,
     "eval.batch_size": _WHOLE,
+    "eval.knowledge": (*_TEXT, NoneType),
     "data.template": _TEXT,
     "data.train_tasks": _NAMES,
     "data.validation_items": _WHOLE,
@@ -133,6 +135,7 @@ _EVALUATION: Mapping[str, Json] = {
     "max_new_tokens": 16,
     "method": "generate",
     "batch_size": 64,
+    "knowledge": "auto",  # text for the loss on held-out pre-training text, where there is one
 }
 COMMONSENSE = (
     "boolq",
@@ -265,13 +268,18 @@ def _checked(name: str, value: Json) -> Json:
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         expected = " or ".join(_TYPE_NAMES[kind] for kind in types)
         raise InputError(f"{name}={json.dumps(value)}: expected {expected}.")
-    if name in CHOICES and value not in CHOICES[name]:
-        raise InputError(f"{name}={value}: expected one of {', '.join(CHOICES[name])}.")
+    if name in CHOICES and value not in CHOICES[name] and not _names_own_class(name, value):
+        own = ", or path/to/file.py:ClassName" if name in OWN_CLASSES else ""
+        raise InputError(f"{name}={value}: expected one of {', '.join(CHOICES[name])}{own}.")
     if name in MINIMA and isinstance(value, int | float) and value < MINIMA[name]:
         raise InputError(f"{name}={value}: expected at least {MINIMA[name]}.")
     if types == _NAMES and isinstance(value, str) and name == "data.train_tasks":
         return [value]
     return value
+
+
+def _names_own_class(name: str, value: Json) -> bool:
+    return name in OWN_CLASSES and is_class_path(value)
 
 
 _TYPE_NAMES = {

@@ -42,9 +42,18 @@ class Variant:
 
     name: str
     changes: Mapping[str, Json] = field(default_factory=lambda: _NO_CHANGES)
+    # Changed settings of the protocol (data, loss mask, learning rate, steps, decoding) that are
+    # not the row's question: without this declaration they may not stand beside another change.
+    confounds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_name("variant", self.name)
+        unchanged = [name for name in self.confounds if name not in self.changes]
+        if unchanged:
+            raise InputError(
+                f"variant {self.name}: confounds names {', '.join(unchanged)}, which its changes "
+                "do not change; leave it out, or state the change."
+            )
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ def adapt(model: Any, section: Mapping[str, Any], seed: int) -> Any:
 def attach(model: Any, section: Mapping[str, Any]) -> Any:
     """Return `model` with an adapter of arbitrary initial values.
 
+    A gate or an update of the user's own is loaded from the file that the section names.
+
     Raises:
         InputError: as `adapt`.
     """

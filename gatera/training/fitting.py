@@ -6,6 +6,7 @@ process that preloads this module then passes them on to its forks.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import resource
 import time
@@ -34,6 +35,7 @@ from gatera.training.adapting import adapt, count_parameters
 from gatera.training.checkpoints import TrainState
 from gatera.training.data import BatchPlan, TrainingData, encode_cached
 from gatera.training.gates import survey_gates
+from gatera.training.knowledge import knowledge_losses
 from gatera.training.module import AdapterModule
 from gatera.training.progress import MetricsLog
 from gatera.training.scoring import Prediction, Questions
@@ -112,6 +114,8 @@ def _check_identities(trial: Trial, data_root: Path | None) -> None:
             for task, splits in planned.get("data", {}).items()
         },
     }
+    if trial.sources:
+        found["sources"] = {name: _file_sha256(path) for name, path in trial.sources.items()}
     changed = [name for name in found if name in planned and planned[name] != found[name]]
     if changed:
         raise InputError(
@@ -120,6 +124,13 @@ def _check_identities(trial: Trial, data_root: Path | None) -> None:
             f"{[found[name] for name in changed]}); plan it again with what is here, or restore "
             "what it was planned with."
         )
+
+
+def _file_sha256(path: str) -> str | None:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def _quieten_libraries() -> None:
@@ -135,8 +146,9 @@ class _TrialRun:
 
     def __init__(self, trial: Trial, attempt_dir: Path, data_root: Path | None) -> None:
         self._trial, self._folder, self._root = trial, attempt_dir, data_root
-        self._data = trial.config["data"]
-        self._eval = EvalSettings.from_config(trial.config["eval"])
+        self._config = trial.located_config
+        self._data = self._config["data"]
+        self._eval = EvalSettings.from_config(self._config["eval"])
         self._dtype: str = trial.config["train"]["dtype"]
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         backbone: Backbone = backbones.load(trial.config["backbone"]["name"], self._dtype)
@@ -149,7 +161,7 @@ class _TrialRun:
     def train(self, resume_from: Sequence[Path]) -> Trained:
         """Train the adapter; leave the best weights in the model."""
         settings = TrainSettings.from_config(self._trial.config["train"])
-        self.model = adapt(self.model, self._trial.config["adapter"], self._trial.seed)
+        self.model = adapt(self.model, self._config["adapter"], self._trial.seed)
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
@@ -276,13 +288,20 @@ class _TrialRun:
         gates: dict[str, Any] = {}
         if trained is not None:
             gates = survey_gates(self.model, self._tokenizer, asked, self._eval.batch_size)
+        knowledge = knowledge_losses(
+            self.model,
+            self._tokenizer,
+            self._eval.knowledge,
+            self._eval.batch_size,
+            adapted=trained is not None,
+        )
         digest = scoring.write_predictions(self._folder / PREDICTIONS_FILE, predictions)
         return TrialResult(
             key=self._trial.key,
             seed=self._trial.seed,
             attempt=attempt,
             config=self._trial.config,
-            metrics=_metrics(self._data["tasks"], predictions, trained, gates),
+            metrics=_metrics(self._data["tasks"], predictions, trained, gates) | knowledge,
             gates=gates,
             parameters=count_parameters(self.model),
             predictions_sha256=digest,

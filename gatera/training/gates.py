@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gatera.adapter import GateStatistics, record_gates
 from gatera.tasks.decoding import padding_token
@@ -13,6 +14,7 @@ from gatera.training.data import collate
 from gatera.training.losses import token_loss
 from gatera.training.scoring import Questions
 
+HISTOGRAM_BINS = 20  # equal bins from 0 to 1
 ITEMS_PER_TASK = 32  # the first of each test set; gates vary between layers, little between items
 
 
@@ -30,11 +32,12 @@ def survey_gates(
     Returns:
         {"overall", "prompt", "answer": {mean, share_below_0.1, share_above_0.9, entropy, and
         share_skipped with a threshold}, each the mean over modules; "modules": {module: the same
-        over all tokens}; "items"}. Empty where nothing is gated. Prompt tokens include the last,
-        which predicts the first of the answer.
+        over all tokens}; "histogram": share of gates in each of `HISTOGRAM_BINS` equal bins, mean
+        over modules; "items"}. Empty where nothing is gated. Prompt tokens include the last, which
+        predicts the first of the answer.
     """
     model.eval()
-    overall, prompt, answer = GateStatistics(), GateStatistics(), GateStatistics()
+    overall, prompt, answer = _Histogram(), GateStatistics(), GateStatistics()
     pad = padding_token(tokenizer)
     items = 0
     for questions in asked:
@@ -55,5 +58,31 @@ def survey_gates(
         "prompt": prompt.overall(),
         "answer": answer.overall(),
         "modules": overall.modules(),
+        "histogram": overall.histogram(),
         "items": items,
     }
+
+
+class _Histogram(GateStatistics):
+    """Gate statistics that also count the gates' values by bins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: dict[str, Tensor] = {}  # module -> (bins,)
+
+    def add(
+        self, names: list[str], logits: Tensor, counted: Tensor | None, threshold: float = 0.0
+    ) -> None:
+        """Add gates given by their logits, (modules, *values), of the values that count."""
+        super().add(names, logits, counted, threshold)
+        values = torch.sigmoid(logits.detach().float()).flatten(1).cpu()
+        if counted is not None:
+            values = values[:, counted.flatten().cpu()]
+        for name, row in zip(names, values, strict=True):
+            found = torch.histc(row, HISTOGRAM_BINS, 0.0, 1.0)
+            self._counts[name] = self._counts.get(name, torch.zeros(HISTOGRAM_BINS)) + found
+
+    def histogram(self) -> list[float]:
+        """Return the share of each bin, every module counted alike."""
+        shares = [row.double() / row.sum() for row in self._counts.values() if row.sum() > 0]
+        return [float(share) for share in torch.stack(shares).mean(0)]

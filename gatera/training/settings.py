@@ -95,6 +95,7 @@ class EvalSettings:
     max_new_tokens: int
     method: str  # one of METHODS
     batch_size: int  # items generated for at once
+    knowledge: str | None = None  # held-out text: "world" or a file's path; None: not measured
 
     def __post_init__(self) -> None:
         _check_choice("eval.method", self.method, METHODS)
@@ -111,11 +112,13 @@ class EvalSettings:
 
 
 def _exact_fields(cls: type[Any], name: str, section: Mapping[str, Any]) -> dict[str, Any]:
-    known = {field.name for field in dataclasses.fields(cls)}
-    for problem, fields in (("unknown", set(section) - known), ("missing", known - set(section))):
-        if fields:
+    fields = dataclasses.fields(cls)
+    known = {field.name for field in fields}
+    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+    for problem, names in (("unknown", set(section) - known), ("missing", needed - set(section))):
+        if names:
             raise InputError(
-                f"{problem} in the section {name!r}: {', '.join(sorted(fields))}; its fields are "
+                f"{problem} in the section {name!r}: {', '.join(sorted(names))}; its fields are "
                 f"{', '.join(sorted(known))}."
             )
     return dict(section)

@@ -2,17 +2,23 @@ import csv
 import dataclasses
 import io
 import json
+import shutil
 
 import pytest
 from made_up import CODE, commit_result
 
 from gatera.errors import InputError
+from gatera.reports.latex import latex
+from gatera.reports.markdown import markdown
 from gatera.reports.published import TABLES
-from gatera.reports.render import csv_text, json_rows, latex, markdown
-from gatera.reports.tables import build_table
+from gatera.reports.records import TuningRecord, refuse_mixed
+from gatera.reports.tables import answer_differences, build_table
+from gatera.reports.values import csv_text, json_rows
 from gatera.reports.write import write_report
+from gatera.studies import Variant
 from gatera.studies.gather import gather
-from gatera.studies.store import Failure
+from gatera.studies.plan import Request, make_plan
+from gatera.studies.store import Failure, Store
 
 SCORES = {
     "frozen": [0.1],
@@ -64,7 +70,7 @@ def test_the_markdown_says_what_the_numbers_are(record):
     assert cells[11].startswith("-20.00 [")
     assert cells[12].startswith("resolved (p < 0.001)")
     assert cells[13] == "1,234 (1.2494 %)"
-    assert cells[14:] == ["10.0 s", "256 MiB"]
+    assert cells[14:] == ["10.0 s", "256 MiB", "seeds_scatter"]
     assert "gatera (reference)" in text
     assert "| gatera | 0.250 | 50.00 | 12.50 | 0.375 | 0.250 | 0.250 |" in text
     assert f"code_sha256: {CODE[:16]}" in text
@@ -75,6 +81,38 @@ def test_what_a_clock_says_can_be_left_out(record):
     assert "10.0 s" in markdown(table)
     assert "10.0 s" not in markdown(table, measured=False)
     assert "seconds" not in csv_text(table, measured=False)
+
+
+def cells_of(text, variant):
+    """Return the numbers of a row of markdown or LaTeX, without what is marked up."""
+    line = next(line for line in text.splitlines() if variant in line.replace("\\_", "_"))
+    separator = " & " if line.endswith("\\\\") else "|"
+    line = line.removesuffix("\\\\").strip("| ")
+    for mark, plain in (("\\%", "%"), ("$\\pm$", "±"), ("$<$", "<"), ("---", "—"), ("\\_", "_")):
+        line = line.replace(mark, plain)
+    return [cell.strip() for cell in line.split(separator)]
+
+
+def test_every_number_of_the_table_is_that_of_the_other_forms(record):
+    table = build_table(dataclasses.replace(record, published="gatera_table5"))
+    shown, typeset = markdown(table, measured=False), latex(table)
+    flat = {row["variant"]: row for row in csv.DictReader(io.StringIO(csv_text(table)))}
+    tasks = len(record.tasks)
+    for row in json_rows(table):
+        name = row["variant"] + (" (reference)" if row["variant"] == record.reference else "")
+        cells = cells_of(shown, f"| {name} |")
+        assert cells_of(typeset, f"{name} &") == cells
+        percents = [float(cell) for cell in cells[2 : 2 + tasks]]
+        assert percents == [round(100 * score, 2) for score in row["scores"].values()]
+        csv_row = flat[row["variant"]]
+        assert [float(csv_row[f"scores.{t}"]) for t in record.tasks] == list(row["scores"].values())
+        if row["difference"]:
+            numbers = [row["difference"][name] for name in ("mean", "low", "high")]
+            mean, low, high = (f"{100 * number:+.2f}" for number in numbers)
+            assert cells[3 + tasks] == f"{mean} [{low}, {high}]"
+            assert [float(csv_row[f"difference.{n}"]) for n in ("mean", "low", "high")] == numbers
+        published = "—" if row["published"] is None else f"{100 * row['published']:.2f}"
+        assert cells[6 + tasks] == published
 
 
 def test_all_forms_hold_the_same_numbers(record):
@@ -112,6 +150,9 @@ def test_a_missing_trial_is_a_dash_with_its_reason(store, plan):
     assert line.startswith("| hira | 0/3 | — | — |")
     assert "- hira, seed 0: failed: hira, seed 0: it broke" in text
     assert "- hira, seed 1: has not run" in text
+    typeset = latex(build_table(gather(store, plan, code_sha256=CODE)))
+    assert r"{\footnotesize hira, seed 1: has not run.\par}" in typeset
+    assert "hira & 0/3 & --- & ---" in typeset
 
 
 def test_one_seed_gives_a_difference_and_no_test(store, plan):
@@ -119,7 +160,9 @@ def test_one_seed_gives_a_difference_and_no_test(store, plan):
     commit_result(store, plan.trials_of("gatera")[0], 0.75)
     text = markdown(build_table(gather(store, plan, code_sha256=CODE)))
     line = next(line for line in text.splitlines() if line.startswith("| hira |"))
-    assert "| -25.00 [—] | one seed: no test |" in line
+    verdict = "one seed: no test over seeds; these two runs: McNemar p < 0.001"
+    assert f"| -25.00 [—] | {verdict} |" in line
+    assert "It says nothing of other seeds" in text
 
 
 def test_stale_results_are_never_shown_as_current(filled, plan):
@@ -139,6 +182,100 @@ def test_results_that_were_made_differently_are_refused(store, plan, tmp_path):
     assert "the rows were not made alike (versions)" in mixed.markdown
 
 
+def test_what_a_row_declares_to_change_may_differ_and_nothing_else_may(store, study):
+    rows = (Variant("all_tokens", {"train.loss_mask": "all"}), Variant("gatera"))
+    stated = dataclasses.replace(study.study, variants=rows)
+    plan = make_plan(dataclasses.replace(study, study=stated), Request())
+    commit_result(store, plan.trials_of("all_tokens")[0], 0.5)
+    commit_result(store, plan.trials_of("gatera")[0], 0.75)
+    record = gather(store, plan, code_sha256=CODE)
+    assert {result.provenance["loss_mask"] for result in record.results} == {"all", "answer"}
+    refuse_mixed(record)
+    undeclared = dataclasses.replace(
+        record, rows=tuple(dataclasses.replace(row, changes={}) for row in record.rows)
+    )
+    with pytest.raises(InputError, match=r"loss_mask — .*all: all_tokens/seed0"):
+        refuse_mixed(undeclared)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (("backbone", "weights_sha256"), "backbone — "),
+        (("template",), "template — "),
+        (("data", "world_kin", "test"), "data world_kin/test — "),
+    ],
+)
+def test_results_of_other_data_backbones_or_templates_are_refused(store, plan, path, said):
+    other = json.loads(json.dumps(plan.trials_of("gatera")[0].identities))
+    place = other
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = "0" * 64
+    commit_result(store, plan.trials_of("hira")[0], 0.5)
+    commit_result(store, plan.trials_of("gatera")[0], 0.75, identities=other)
+    with pytest.raises(InputError, match=f"{said}.*hira/seed0.*{'0' * 64}.*gatera/seed0"):
+        refuse_mixed(gather(store, plan, code_sha256=CODE))
+
+
+def test_a_copied_store_gives_the_same_bytes(filled, plan, tmp_path):
+    copy = shutil.copytree(filled.folder, tmp_path / "elsewhere" / "copy")
+    files = []
+    for place, store in enumerate((filled, Store(copy))):
+        record = gather(store, plan, code_sha256=CODE)
+        files.append(write_report(record, tmp_path / f"reports{place}").files)
+    assert len(files[0]) == 5
+    assert [p.read_bytes() for p in files[0]] == [p.read_bytes() for p in files[1]]
+
+
+def test_a_study_file_that_changed_since_is_said_to_have(filled, plan):
+    unchanged = gather(filled, plan, code_sha256=CODE, study_sha256=plan.study_sha256)
+    changed = gather(filled, plan, code_sha256=CODE, study_sha256="0" * 64)
+    assert "the study file has changed" not in markdown(build_table(unchanged))
+    assert "- the study file has changed since `run`" in markdown(build_table(changed))
+
+
+def test_predictions_that_are_not_the_results_own_are_not_used(filled, plan):
+    trial = plan.trials_of("hira")[1]
+    filled.predictions_path(trial.key, 1).write_bytes(b"other")
+    record = gather(filled, plan, code_sha256=CODE)
+    hira = record.rows[1]
+    assert [t.answers is None for t in hira.trials] == [False, True, False]
+    text = markdown(build_table(record))
+    assert "- hira, seed 1: its answers cannot be read (the predictions are not those" in text
+    assert answer_differences(hira, record.rows[-1], record.tasks) is None
+
+
+def test_knowledge_kept_is_a_column_with_its_interval(store, plan):
+    frozen = plan.trials_of("frozen")[0]
+    commit_result(store, frozen, 0.1, metrics={"knowledge/loss": 1.25})
+    for trial, loss in zip(plan.trials_of("gatera"), (1.5, 1.75, 1.4), strict=True):
+        losses = {"knowledge/loss": loss, "knowledge/loss_before": 1.25}
+        commit_result(store, trial, 0.5, metrics=losses)
+    table = build_table(gather(store, plan, code_sha256=CODE))
+    text = markdown(table)
+    assert "| held-out loss, change [95 %] |" in text
+    # By hand: changes 0.25, 0.5, 0.15; mean 0.3, SD 0.1803, t(2) = 4.303.
+    assert "| +0.300 [-0.148, +0.748] |" in text
+    assert "starts from the frozen backbone's, 1.250 nats" in text
+    row = json_rows(table)[-1]
+    assert row["knowledge"]["loss"] == pytest.approx(1.55)
+    assert row["knowledge"]["change_high"] == pytest.approx(0.748, abs=1e-3)
+
+
+def test_the_tuning_of_a_row_is_printed(record):
+    tuning = TuningRecord(12, {"train.learning_rate": 0.0123456}, ("train.learning_rate",), 40)
+    rows = (*record.rows[:-1], dataclasses.replace(record.rows[-1], tuning=tuning))
+    table = build_table(dataclasses.replace(record, rows=rows))
+    text = markdown(table)
+    line = "| gatera | 12 | 40 | train.learning_rate = 0.0123 | train.learning_rate |"
+    assert line in text
+    assert "Nothing was tuned" not in text
+    assert json_rows(table)[-1]["tuning"]["chosen"] == {"train.learning_rate": 0.0123456}
+    assert "**tuning_edge**" in text
+    assert "## Tuning" not in markdown(build_table(record))
+
+
 def test_a_report_is_the_same_bytes_twice(record, tmp_path):
     first = write_report(record, tmp_path / "a").files
     second = write_report(record, tmp_path / "b").files
@@ -147,6 +284,7 @@ def test_a_report_is_the_same_bytes_twice(record, tmp_path):
         "made_up.tiny.csv",
         "made_up.tiny.tex",
         "made_up.tiny.differences.png",
+        "made_up.tiny.accuracy.png",
     ]
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
 

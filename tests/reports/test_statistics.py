@@ -7,6 +7,8 @@ from scipy import stats
 from gatera.reports.statistics import (
     detectable_difference,
     holm,
+    mcnemar,
+    mean_interval,
     paired_difference,
     paired_power,
     seeds_to_resolve,
@@ -82,3 +84,45 @@ def test_the_seeds_named_are_the_fewest_that_resolve():
     assert seeds_to_resolve(0.0, 0.8) is None
     assert seeds_to_resolve(1e-9, 0.8) is None
     assert seeds_to_resolve(0.4, 0.0) == 2
+
+
+def test_the_detectable_difference_is_found_as_often_as_simulated():
+    found = detectable_difference(0.77, 10)
+    draws = np.random.default_rng(2).normal(found, 0.77, size=(20_000, 10))
+    p_values = stats.ttest_1samp(draws, 0.0, axis=1).pvalue
+    assert (p_values < 0.05).mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_family_of_six_null_rows_errs_at_most_in_its_level():
+    # Six rows share their reference, as in a table: their differences are correlated.
+    generator = np.random.default_rng(3)
+    runs, n = 8000, 5
+    arms = generator.normal(0, 1, size=(runs, 6, n))
+    reference = generator.normal(0, 1, size=(runs, 1, n))
+    p_values = stats.ttest_1samp(arms - reference, 0.0, axis=2).pvalue
+    wrong = sum(min(holm(row)) < 0.05 for row in p_values.tolist())
+    assert wrong / runs <= 0.055
+    assert wrong / runs > 0.02  # the procedure still finds something: it is not blunt
+
+
+def test_mcnemar_counts_what_one_run_alone_gets_right():
+    first = [True] * 9 + [False] * 2 + [True] * 20 + [False] * 5
+    second = [False] * 9 + [True] * 2 + [True] * 20 + [False] * 5
+    found = mcnemar(first, second)
+    assert (found.first_only, found.second_only) == (9, 2)
+    # By hand: 2 (C(11,0) + C(11,1) + C(11,2)) / 2^11.
+    assert found.p == pytest.approx(2 * (1 + 11 + 55) / 2**11)
+    assert mcnemar([True, False], [True, False]).p == 1.0
+    with pytest.raises(ValueError, match="first run has 1 items, the second 2"):
+        mcnemar([True], [True, False])
+
+
+def test_a_mean_over_seeds_has_its_t_interval():
+    values = [0.2, 0.5, 0.3, 0.8]
+    found = mean_interval(values)
+    interval = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert found.mean == pytest.approx(0.45)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.seeds == 4
+    assert math.isnan(mean_interval([0.3]).low)
+    assert mean_interval([]) is None

@@ -51,7 +51,8 @@ def test_a_run_prints_its_table_and_writes_every_form(finished):
     assert "5 of 5 trials done" in done.stderr
     written = sorted(path.suffix for path in (folder / "reports").iterdir() if path.is_file())
     assert written == [".csv", ".md", ".tex"]
-    assert len(list((folder / "reports" / "figures").glob("*.png"))) == 1
+    figures = sorted(p.name.split(".")[-2] for p in (folder / "reports" / "figures").iterdir())
+    assert figures == ["accuracy", "differences", "gates", "learning_curves"]
 
 
 def test_every_prediction_is_kept(finished):

@@ -78,6 +78,16 @@ def test_the_adapter_settings_are_fields_of_the_adapters_config():
     assert adapter <= fields
 
 
+def test_the_choices_are_those_of_the_adapter():
+    from gatera.adapter.deltas import DELTAS, MORA_TYPES
+    from gatera.adapter.gates import GATES
+    from gatera.adapter.sharing import SHARINGS
+
+    known = {"gate": GATES, "delta": DELTAS, "gate_sharing": SHARINGS, "mora_type": MORA_TYPES}
+    for name, values in known.items():
+        assert set(settings.CHOICES[f"adapter.{name}"]) == set(values)
+
+
 def test_the_training_settings_are_exactly_those_that_a_trial_reads():
     from gatera.training.settings import EvalSettings, TrainSettings
 

@@ -46,7 +46,10 @@ def test_a_trial_gives_the_same_bytes_twice(
     for name in ("test/accuracy/boolq", "test/accuracy", "test/no_keyword/boolq", "val/accuracy"):
         assert 0.0 <= first.metrics[name] <= 1.0
     assert 0.3 < first.metrics["gate/mean"] < 0.7  # a fresh gate is half open
-    assert set(first.gates) == {"overall", "prompt", "answer", "modules", "items"}
+    assert set(first.gates) == {"overall", "prompt", "answer", "modules", "items", "histogram"}
+    assert sum(first.gates["histogram"]) == pytest.approx(1)
+    middle = sum(share * (place + 0.5) for place, share in enumerate(first.gates["histogram"])) / 20
+    assert middle == pytest.approx(first.gates["overall"]["mean"], abs=0.025)  # half a bin
     assert len(first.gates["modules"]) == 4
     # Of the three test questions among the training records, one is held out for validation.
     assert first.provenance["dropped_items"] == 2
