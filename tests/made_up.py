@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pandas as pd
 
+from gatera.studies.files import file_sha256
 from gatera.studies.store import Store
 from gatera.trial import Trial, TrialResult
 
@@ -46,9 +49,10 @@ def commit_result(store: Store, trial: Trial, score: float, **options) -> TrialR
     """Claim a trial and commit a made-up result for it."""
     claim = store.claim(trial.key, {"worker": "test", "host": "here", "pid": 1, "claimed_at": 0.0})
     assert claim is not None
-    result = make_result(trial, score, attempt=claim.attempt, **options)
     path = store.predictions_path(trial.key, claim.attempt)
     pd.DataFrame({"task": ["a"], "correct": [True]}).to_parquet(path)
+    result = make_result(trial, score, attempt=claim.attempt, **options)
+    result = dataclasses.replace(result, predictions_sha256=file_sha256(path))
     assert store.commit(result)
     claim.release()
     return result
