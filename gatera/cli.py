@@ -32,8 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
+    return carry_out(lambda: command(options))
+
+
+def carry_out(command: Callable[[], int]) -> int:
+    """Carry out a command; say what ended it, in one line, and return the exit status."""
     try:
-        return command(options)
+        return command()
     except InputError as error:
         print(f"gatera: {error}", file=sys.stderr)
         return _USAGE_ERROR

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import pandas as pd
-
 from gatera.studies.files import file_sha256
 from gatera.studies.store import Store
 from gatera.trial import Trial, TrialResult
@@ -47,6 +45,8 @@ def make_result(trial: Trial, score: float, *, attempt: int = 1, **provenance) -
 
 def commit_result(store: Store, trial: Trial, score: float, **options) -> TrialResult:
     """Claim a trial and commit a made-up result for it."""
+    import pandas as pd  # seconds that made-up workers need not wait for
+
     claim = store.claim(trial.key, {"worker": "test", "host": "here", "pid": 1, "claimed_at": 0.0})
     assert claim is not None
     path = store.predictions_path(trial.key, claim.attempt)
