@@ -11,7 +11,9 @@ from gatera.trial import Trial, TrialResult
 CODE = "c" * 64
 
 
-def make_result(trial: Trial, score: float, *, attempt: int = 1, **provenance) -> TrialResult:
+def make_result(
+    trial: Trial, score: float, *, attempt: int = 1, seconds: float = 10.0, **provenance
+) -> TrialResult:
     """Return a finished result in which every task has the same score."""
     tasks = trial.config["data"]["tasks"]
     metrics = {f"test/accuracy/{task}": score for task in tasks}
@@ -39,7 +41,11 @@ def make_result(trial: Trial, score: float, *, attempt: int = 1, **provenance) -
             "dirty": None,
             **provenance,
         },
-        measured={"train_seconds": 8.0, "eval_seconds": 2.0, "peak_memory_bytes": 2**28},
+        measured={
+            "train_seconds": 0.8 * seconds,
+            "eval_seconds": 0.2 * seconds,
+            "peak_memory_bytes": 2**28,
+        },
     )
 
 
