@@ -277,6 +277,29 @@ def _sync(options: argparse.Namespace) -> int:
     return 0
 
 
+def _clean(options: argparse.Namespace) -> int:
+    from gatera.studies.cleaning import removable, removal_lines, remove
+    from gatera.studies.store import Store
+
+    store = Store(options.store)
+    removals = removable(store)
+    if not removals:
+        print("nothing to remove")
+        return 0
+    print("\n".join(removal_lines(store, removals)))
+    if options.yes or _agreed("remove these? [y/N] "):
+        remove(removals)
+        print("removed")
+    else:
+        print("nothing was removed; --yes removes them", file=sys.stderr)
+    return 0
+
+
+def _agreed(question: str) -> bool:
+    """Ask on a terminal; elsewhere nobody agrees."""
+    return sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")
+
+
 # What the commands share
 
 
@@ -372,4 +395,7 @@ def _parser() -> argparse.ArgumentParser:
     sync = add("sync", _sync, "Rebuild Optuna's and MLflow's view from the store.")
     sync.add_argument("store", type=Path, metavar="STORE")
     shared.add_tracking(sync)
+    clean = add("clean", _clean, "Remove what is no longer needed, never a result; show it first.")
+    clean.add_argument("store", type=Path, metavar="STORE")
+    clean.add_argument("--yes", action="store_true", help="remove it without asking")
     return parser

@@ -1,7 +1,7 @@
 """Workers and runs whose trials only pretend to train: real processes, no torch, no waiting.
 
     python -m made_up_work STORE [--claim-timeout S]        be a worker
-    python -m made_up_work run STORE                        be a supervisor with such workers
+    python -m made_up_work run STORE [ENGINE]               be a supervisor with such workers
 
 What a trial does is in the environment variable MADE_UP, as JSON: see `Course`.
 """
@@ -26,6 +26,7 @@ from gatera import cli
 from gatera.studies.files import file_sha256
 from gatera.studies.launch import Slots
 from gatera.studies.launch.local import LocalLauncher
+from gatera.studies.launch.slurm import SlurmLauncher
 from gatera.studies.owner import worker_name
 from gatera.studies.store import Store
 from gatera.studies.worker import work
@@ -92,9 +93,9 @@ def start_worker(store: Store, *, claim_timeout: float = 60.0, **course) -> subp
     return _start([*command, "--claim-timeout", str(claim_timeout)], course)
 
 
-def start_run(store: Store, **course) -> subprocess.Popen[str]:
+def start_run(store: Store, engine: str = "local", **course) -> subprocess.Popen[str]:
     """Start a supervisor on the store's one plan, in a process group of its own."""
-    return _start([sys.executable, "-m", "made_up_work", "run", str(store.folder)], course)
+    return _start([sys.executable, "-m", "made_up_work", "run", str(store.folder), engine], course)
 
 
 def _start(command: list[str], course: dict[str, object]) -> subprocess.Popen[str]:
@@ -117,20 +118,36 @@ class MadeUpLauncher(LocalLauncher):
 
     def start(self, count: int, command: list[str], gpus: int, cpus: int) -> list[str]:
         """Start `count` workers with the options of `command`."""
-        place = command.index("work") + 1
-        ours = [sys.executable, "-m", "made_up_work", *command[place:]]
-        return super().start(count, ours, gpus, cpus)
+        return super().start(count, made_up_command(command), gpus, cpus)
 
 
-def run_here(store: Store, stem: str, reports: Path, **options) -> Outcome:
+class MadeUpSlurmLauncher(SlurmLauncher):
+    """The same, as jobs."""
+
+    def start(self, count: int, command: list[str], gpus: int, cpus: int) -> list[str]:
+        """Submit `count` workers with the options of `command`."""
+        return super().start(count, made_up_command(command), gpus, cpus)
+
+
+def made_up_command(command: list[str]) -> list[str]:
+    """Return the command of such a worker with the options of a real one."""
+    return [sys.executable, "-m", "made_up_work", *command[command.index("work") + 1 :]]
+
+
+def run_here(store: Store, stem: str, engine: str, reports: Path, **options) -> Outcome:
     """Run a stored plan with two such workers."""
     from gatera.studies.supervisor import RunOptions, run  # loads more than a worker needs
 
+    logs = store.folder / "logs"
+    if engine == "slurm":
+        launcher: LocalLauncher | SlurmLauncher = MadeUpSlurmLauncher(logs, {"time": "10"})
+    else:
+        launcher = MadeUpLauncher(logs)
     return run(
         store,
         store.plan(stem),
         RunOptions(claim_timeout=60.0, report_dir=reports, **options),
-        launcher=MadeUpLauncher(store.folder / "logs"),
+        launcher=launcher,
         slots=Slots(2),
         code_sha256=CODE,
         show=lambda snapshot: None,
@@ -140,7 +157,8 @@ def run_here(store: Store, stem: str, reports: Path, **options) -> Outcome:
 def _main(arguments: list[str]) -> int:
     if arguments[0] == "run":
         store = Store(Path(arguments[1]))
-        outcome = run_here(store, store.stems()[0], store.folder.parent / "reports")
+        reports = store.folder.parent / "reports"
+        outcome = run_here(store, store.stems()[0], arguments[2], reports)
         print(json.dumps(outcome.snapshot.counts))
         return 0
     options = dict(zip(arguments[1::2], arguments[2::2], strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -53,16 +54,17 @@ def minutes(text: str) -> int:
     try:
         parts = [int(part) for part in clock.split(":")]
         if dash:
-            hours, mins, seconds = (*parts, 0, 0, 0)[:3]
-            total = ((int(days) * 24 + hours) * 60 + mins) * 60 + seconds
+            hours, mins, seconds = [*parts, *[0] * (3 - len(parts))]
+            hours += 24 * int(days)
+        elif len(parts) == 1:
+            hours, mins, seconds = 0, parts[0], 0
         else:
-            hours, mins, seconds = {1: (0, *parts, 0), 2: (0, *parts)}.get(len(parts), parts)
-            total = (hours * 60 + mins) * 60 + seconds
+            hours, mins, seconds = [*[0] * (3 - len(parts)), *parts]
     except ValueError:
         raise InputError(
             f"time={text} is not a time limit as SLURM writes it; give minutes, H:M:S or D-H:M:S."
         ) from None
-    return max(1, -(-total // 60))
+    return max(1, hours * 60 + mins + -(-seconds // 60))
 
 
 class SlurmLauncher:
@@ -172,8 +174,9 @@ class WorkerJob:
         """Let the worker save a checkpoint and end; the job is then queued again."""
         import submitit
 
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            process.wait()
+        if self._process is not None:
+            # This interrupts `__call__` in its wait, which holds the lock of Popen's own methods.
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self._process.pid, signal.SIGTERM)
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(WorkerJob(self._command, self._environment))
