@@ -192,5 +192,6 @@ _STATES = {
     "failed": "failed",
     "running": "still running when the report was written",
     "waiting": "has not run",
+    "pruned": "was stopped early: its course promised too little",
     "stale": "its result comes from other code than today's; `run --retry stale` runs it again",
 }
