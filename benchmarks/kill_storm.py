@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,12 +29,16 @@ from gatera.studies.store import Store
 
 VICTIMS = ("worker", "trial", "supervisor")
 
+# Returns what runs a study, given a folder: its store is to be <folder>/store, its report in
+# <folder>/reports and without what a clock says.
+Command = Callable[[Path], list[str]]
+
 
 @dataclass(frozen=True)
 class Storm:
     """What is run, and how it is disturbed."""
 
-    study: Sequence[str]  # arguments of `run`
+    command: Command
     kills: int
     in_training: int  # kills of a worker or a trial that wait until the trial is in training
     mean_gap: float  # seconds between two kills; they are uniform between 0 and twice that
@@ -51,10 +55,10 @@ class Record:
     starts: int = 0  # of the supervisor
 
 
-def run_alone(study: Sequence[str], folder: Path) -> float:
+def run_alone(command: Command, folder: Path) -> float:
     """Run the study undisturbed in `folder`; return the seconds it took."""
     began = time.monotonic()
-    process = _start(study, folder)
+    process = _start(command, folder)
     if process.wait() != 0:
         raise SystemExit(f"the undisturbed run failed; see {folder / 'run.log'}")
     return time.monotonic() - began
@@ -67,7 +71,7 @@ def run_in_storm(storm: Storm, folder: Path) -> Record:
         SystemExit: the study ended before the storm did, or failed.
     """
     chance, record, began = random.Random(storm.seed), Record(), time.monotonic()
-    supervisor = _start(storm.study, folder)
+    supervisor = _start(storm.command, folder)
     record.starts = 1
     left = storm.kills
     waiting = storm.in_training
@@ -83,7 +87,7 @@ def run_in_storm(storm: Storm, folder: Path) -> Record:
                         f"the supervisor ended ({supervisor.returncode}) with {left} kills left; "
                         f"see {folder / 'run.log'}"
                     )
-                supervisor = _start(storm.study, folder)
+                supervisor = _start(storm.command, folder)
                 record.starts += 1
             if victim == "supervisor":
                 supervisor.kill()
@@ -97,7 +101,7 @@ def run_in_storm(storm: Storm, folder: Path) -> Record:
         left -= 1
         record.victims[victim] += 1
     if supervisor.poll() is not None:
-        supervisor = _start(storm.study, folder)
+        supervisor = _start(storm.command, folder)
         record.starts += 1
     if supervisor.wait() != 0:
         raise SystemExit(f"the run after the storm failed; see {folder / 'run.log'}")
@@ -105,13 +109,15 @@ def run_in_storm(storm: Storm, folder: Path) -> Record:
     return record
 
 
-def _start(study: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+def _start(command: Command, folder: Path) -> subprocess.Popen[bytes]:
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "gatera.studies", "run", *study, "--no-measured"]
-    command += ["--store", str(folder / "store"), "--report-dir", str(folder / "reports")]
     with (folder / "run.log").open("ab") as log:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command(folder),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
 
 
@@ -246,6 +252,12 @@ STUDY = (
 )
 
 
+def run_command(folder: Path) -> list[str]:
+    """Return the command that runs the benchmark's study."""
+    command = [sys.executable, "-m", "gatera.studies", "run", *STUDY, "--no-measured"]
+    return [*command, "--store", str(folder / "store"), "--report-dir", str(folder / "reports")]
+
+
 def _trial_seconds(store: Path) -> list[float]:
     """Return how long each trained trial took, ascending."""
     results = [json.loads(path.read_text()) for path in store.glob("trials/*/result.json")]
@@ -265,9 +277,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).absolute()
         load = busy()
-        seconds = run_alone(STUDY, folder / "alone")
+        seconds = run_alone(run_command, folder / "alone")
         # Half of the kills wait for training, so that at least 40 of 100 surely hit it.
-        storm = Storm(STUDY, options.kills, options.kills // 2, options.mean_gap, options.seed)
+        storm = Storm(
+            run_command, options.kills, options.kills // 2, options.mean_gap, options.seed
+        )
         record = run_in_storm(storm, folder / "storm")
         text, ok = _report(folder, storm, record, seconds, load)
     options.report.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import statistics
 import sys
@@ -81,10 +82,16 @@ def do_nothing(
 class NothingLauncher(LocalLauncher):
     """Starts workers whose trials do nothing where the supervisor asks for real ones."""
 
+    def __init__(self, logs: Path, preload: str) -> None:
+        """Let trials' processes find the module `preload` loaded."""
+        super().__init__(logs)
+        self._preload = preload
+
     def start(self, count: int, command: list[str], gpus: int, cpus: int) -> list[str]:
         """Start `count` workers on the store that `command` names."""
         store = command[command.index("work") + 1]
         ours = [sys.executable, str(Path(__file__).absolute()), "--work", store]
+        ours += ["--preload", self._preload]
         return super().start(count, ours, gpus, cpus)
 
 
@@ -110,7 +117,7 @@ class Measured:
     busy_a_trial: float  # of a worker: from a trial's claim to the next one's, mean
 
 
-def measure(trials: int, workers: int, folder: Path) -> Measured:
+def measure(trials: int, workers: int, folder: Path, preload: str = STACK) -> Measured:
     """Run `trials` trials that do nothing in a fresh store."""
     from gatera.studies.supervisor import RunOptions, run
 
@@ -121,7 +128,7 @@ def measure(trials: int, workers: int, folder: Path) -> Measured:
         store,
         plan,
         RunOptions(claim_timeout=600.0, report_dir=folder / "reports"),
-        launcher=NothingLauncher(logs),
+        launcher=NothingLauncher(logs, preload),
         slots=Slots(workers),
         code_sha256=code_sha256(),
         show=lambda snapshot: None,
@@ -144,13 +151,14 @@ def measure(trials: int, workers: int, folder: Path) -> Measured:
 
 
 def _gap(store: Store, plan: Plan) -> float:
-    """Return the mean time between two claims of one worker."""
+    """Return the mean time between two claims of one worker, after its first trial."""
     claims: dict[str, list[float]] = {}
     for trial in plan.trials:
         owner = store.owner(trial.key, 1)
         claims.setdefault(owner["worker"], []).append(owner["claimed_at"])
-    gaps = [(max(times) - min(times), len(times) - 1) for times in claims.values()]
-    return sum(gap for gap, _ in gaps) / max(1, sum(count for _, count in gaps))
+    courses = [sorted(times)[1:] for times in claims.values()]  # the first waits for the stack
+    gaps = [later - earlier for times in courses for earlier, later in itertools.pairwise(times)]
+    return statistics.fmean(gaps) if gaps else 0.0
 
 
 def projected(store: Store) -> tuple[int, int]:
@@ -184,9 +192,10 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--report", type=Path, default=Path("reports/benchmarks/overhead.md"))
     parser.add_argument("--work", type=Path, help="be a worker on this store")
+    parser.add_argument("--preload", default=STACK, help="what its trials find loaded")
     options = parser.parse_args()
     if options.work is not None:
-        _be_a_worker(options.work)
+        _be_a_worker(options.work, options.preload)
         return 0
     load, found = busy(), []
     for _ in range(options.stores):
@@ -200,7 +209,7 @@ def main() -> int:
     return 0 if all(holds(each) and each.seconds_a_trial < 0.5 for each in found) else 1
 
 
-def _be_a_worker(store: Path) -> None:
+def _be_a_worker(store: Path, preload: str) -> None:
     import overhead  # by its own name, under which trials' processes find the function
 
     work(
@@ -210,7 +219,7 @@ def _be_a_worker(store: Path) -> None:
         max_attempts=None,
         claim_timeout=600.0,
         fit=overhead.do_nothing,
-        preload=(STACK, "overhead"),
+        preload=(preload, "overhead"),
     )
 
 
