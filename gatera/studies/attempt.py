@@ -59,7 +59,7 @@ def run_attempt(
         raise
     except BaseException as error:
         if is_full_disk(error):
-            _record_full_disk(store, trial, attempt, error)
+            _record_full_disk(store, trial, attempt)
             os._exit(NO_SPACE_STATUS)  # nothing buffered could be written any more
         _record_failure(store, trial, attempt, error)
         raise SystemExit(1) from None
@@ -99,9 +99,9 @@ def _fit_and_commit(store: Store, trial: Trial, attempt: int, fit: Fit) -> None:
         print("another attempt had committed a result first; this one does not count")
 
 
-def _record_full_disk(store: Store, trial: Trial, attempt: int, error: BaseException) -> None:
+def _record_full_disk(store: Store, trial: Trial, attempt: int) -> None:
     with contextlib.suppress(OSError):  # there may be no room for this either
-        store.write_failure(trial.key, Failure(attempt, "no_space", str(error), ""))
+        store.write_failure(trial.key, Failure(attempt, "no_space", "the disk is full", ""))
 
 
 def full_disk_error(folder: Path) -> OSError:
