@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gatera.errors import InputError
+from gatera import options as shared
+from gatera.errors import InputError, is_full_disk
 
 if TYPE_CHECKING:
     from gatera.studies.plan import Plan
@@ -31,8 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
+    return carry_out(lambda: command(options))
+
+
+def carry_out(command: Callable[[], int]) -> int:
+    """Carry out a command; say what ended it, in one line, and return the exit status."""
     try:
-        return command(options)
+        return command()
     except InputError as error:
         print(f"gatera: {error}", file=sys.stderr)
         return _USAGE_ERROR
@@ -46,6 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output is gone, as with `| head`; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        print(
+            f"gatera: no room left on the disk or quota of {error.filename or 'a file'}; nothing "
+            "that was finished is lost. Make room, and the same command goes on.",
+            file=sys.stderr,
+        )
+        return _USAGE_ERROR
 
 
 # Commands
@@ -114,6 +129,7 @@ def _plan(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from gatera.studies.describe import describe_variants
     from gatera.studies.display import Display
+    from gatera.studies.launch import choose
     from gatera.studies.progress import failure_lines
     from gatera.studies.store import Store
     from gatera.studies.supervisor import RunOptions, run
@@ -123,20 +139,34 @@ def _run(options: argparse.Namespace) -> int:
     unchecked = not (folder / "plans" / f"{plan.stem}.json").exists()
     if unchecked:
         describe_variants(plan)  # refuses what no model can be built for, before anything changes
+    logs = folder.absolute() / "logs"
+    if options.launcher == "slurm":
+        chosen = choose.slurm(logs, options.data_root, options.workers, options.slurm)
+    else:
+        chosen = choose.local(
+            logs, options.data_root, plan.scale, options.workers, options.workers_per_gpu
+        )
+    launcher, slots = chosen
     store = Store(folder, create=True)
     display = Display(plan, store.folder, sys.stderr)
     run_options = RunOptions(
-        workers=options.workers,
-        workers_per_gpu=options.workers_per_gpu,
         max_attempts=options.max_attempts,
+        claim_timeout=options.claim_timeout,
         retry=options.retry,
         tracking_uri=options.tracking_uri,
-        data_root=options.data_root,
         report_dir=options.report_dir,
         measured=not options.no_measured,
         allow_mixed=options.allow_mixed,
     )
-    outcome = run(store, plan, run_options, code_sha256=_code_sha256(), show=display.show)
+    outcome = run(
+        store,
+        plan,
+        run_options,
+        launcher=launcher,
+        slots=slots,
+        code_sha256=_code_sha256(),
+        show=display.show,
+    )
     display.end()
     print(outcome.report.markdown)
     for line in (*outcome.warnings, *failure_lines(outcome.snapshot)):
@@ -239,13 +269,15 @@ def _ui(options: argparse.Namespace) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
+    from gatera.studies.owner import worker_name
     from gatera.studies.worker import work
 
     work(
         options.store,
         stems=options.plan,
-        worker=f"worker-{os.getpid()}",
+        worker=worker_name(),
         max_attempts=options.max_attempts,
+        claim_timeout=options.claim_timeout,
     )
     return 0
 
@@ -254,9 +286,32 @@ def _sync(options: argparse.Namespace) -> int:
     from gatera.studies.store import Store
     from gatera.studies.supervisor import synchronize
 
-    for row in synchronize(Store(options.store), options.tracking_uri):
+    for row in synchronize(Store(options.store), options.tracking_uri, _code_sha256()):
         print(f"{row['plan']}: {row['trials']} trials")
     return 0
+
+
+def _clean(options: argparse.Namespace) -> int:
+    from gatera.studies.cleaning import removable, removal_lines, remove
+    from gatera.studies.store import Store
+
+    store = Store(options.store)
+    removals = removable(store)
+    if not removals:
+        print("nothing to remove")
+        return 0
+    print("\n".join(removal_lines(store, removals)))
+    if options.yes or _agreed("remove these? [y/N] "):
+        remove(removals)
+        print("removed")
+    else:
+        print("nothing was removed; --yes removes them", file=sys.stderr)
+    return 0
+
+
+def _agreed(question: str) -> bool:
+    """Ask on a terminal; elsewhere nobody agrees."""
+    return sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")
 
 
 # What the commands share
@@ -312,7 +367,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, function: Callable[[argparse.Namespace], int], help: str) -> _Parser:
+    def add(
+        name: str, function: Callable[[argparse.Namespace], int], help: str
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help, description=help)
         command.set_defaults(command=function, strict=False)
         return command
@@ -320,122 +377,39 @@ def _parser() -> argparse.ArgumentParser:
     listing = add("list", _list, "The studies there are, with what each reproduces.")
     listing.add_argument("--json", action="store_true", help="print JSON")
     plan = add("plan", _plan, "Show a study's trials, parameters and cost; run nothing.")
-    _add_study(plan, json=True)
+    shared.add_study(plan, json=True)
     run = add("run", _run, "Run what is missing of a study, then write its report.")
     run.set_defaults(strict=True)
-    _add_study(run)
-    _add_running(run)
+    shared.add_study(run)
+    shared.add_running(run)
     status = add("status", _status, "Show how far a study is; reads files only.")
-    _add_study(status, json=True)
+    shared.add_study(status, json=True)
     status.add_argument("--watch", action="store_true", help="show it again until all is done")
-    _add_max_attempts(status)
+    shared.add_max_attempts(status)
     report = add("report", _report, "Write the tables and figures from what is stored.")
-    _add_study(report, json=True)
-    _add_reporting(report)
-    _add_max_attempts(report)
+    shared.add_study(report, json=True)
+    shared.add_reporting(report)
+    shared.add_max_attempts(report)
     export = add("export", _export, "Copy a trained adapter out, as PEFT saves it.")
-    _add_study(export)
+    shared.add_study(export)
     export.add_argument("variant", metavar="VARIANT")
     export.add_argument("seed", metavar="SEED", type=int)
     export.add_argument(
         "--out", type=Path, metavar="DIR", help="default: ./<study>-<variant>-seed<n>"
     )
     ui = add("ui", _ui, "Serve MLflow's UI on the store, on localhost.")
-    _add_store(ui)
+    shared.add_store(ui)
     ui.add_argument("--port", type=int, default=5000, metavar="N", help="default: %(default)s")
     work = add("work", _work, "Be one worker on a store, until nothing is left to run.")
     work.add_argument("store", type=Path, metavar="STORE")
     work.add_argument(
         "--plan", action="append", default=[], metavar="STEM", help="default: all plans"
     )
-    _add_max_attempts(work)
+    shared.add_claims(work)
     sync = add("sync", _sync, "Rebuild Optuna's and MLflow's view from the store.")
     sync.add_argument("store", type=Path, metavar="STORE")
-    _add_tracking(sync)
+    shared.add_tracking(sync)
+    clean = add("clean", _clean, "Remove what is no longer needed, never a result; show it first.")
+    clean.add_argument("store", type=Path, metavar="STORE")
+    clean.add_argument("--yes", action="store_true", help="remove it without asking")
     return parser
-
-
-_Parser = argparse.ArgumentParser
-
-
-def _add_study(parser: _Parser, *, json: bool = False) -> None:
-    parser.add_argument("name", metavar="NAME", help="a study's name, or the path of a study file")
-    scales = ("tiny", "small", "paper")
-    parser.add_argument("--scale", choices=scales, default="tiny", help="default: %(default)s")
-    parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N-1")
-    parser.add_argument("--tasks", type=_names, metavar="A,B", help="the tasks that are scored")
-    parser.add_argument("--variants", type=_names, metavar="A,B", help="the rows that are run")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.FIELD=VALUE",
-        help="change a setting for all variants; a variant's own changes win",
-    )
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="default: GATERA_DATA_ROOT")
-    _add_store(parser)
-    if json:
-        parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _add_store(parser: _Parser) -> None:
-    parser.add_argument(
-        "--store",
-        type=Path,
-        default=Path("gatera-store"),
-        metavar="DIR",
-        help="default: ./%(default)s",
-    )
-
-
-def _add_running(parser: _Parser) -> None:
-    parser.add_argument(
-        "--workers", type=_positive, metavar="N", help="default: one a visible GPU, else one a core"
-    )
-    parser.add_argument("--workers-per-gpu", type=_positive, default=1, metavar="N")
-    parser.add_argument(
-        "--retry", choices=("failed", "stale"), help="run failed, or outdated, trials again"
-    )
-    _add_max_attempts(parser)
-    _add_tracking(parser)
-    _add_reporting(parser)
-
-
-def _add_max_attempts(parser: _Parser) -> None:
-    parser.add_argument(
-        "--max-attempts", type=_positive, metavar="N", help="failures after which a trial is left"
-    )
-
-
-def _add_tracking(parser: _Parser) -> None:
-    parser.add_argument("--tracking-uri", metavar="URI", help="default: SQLite in the store")
-
-
-def _add_reporting(parser: _Parser) -> None:
-    parser.add_argument(
-        "--report-dir",
-        type=Path,
-        default=Path("reports"),
-        metavar="DIR",
-        help="default: ./%(default)s",
-    )
-    parser.add_argument(
-        "--no-measured", action="store_true", help="leave out what a clock or a host says"
-    )
-    parser.add_argument(
-        "--allow-mixed", action="store_true", help="let results that were made differently mix"
-    )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
-_positive.__name__ = "number of at least 1"  # argparse puts it into its message
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())

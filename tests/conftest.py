@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: its threads would spin on two cores
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,20 @@ def plan(study: LoadedStudy) -> Plan:
 def store(tmp_path: Path) -> Store:
     """An empty store."""
     return Store(tmp_path / "store", create=True)
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, which takes MLflow seconds to make."""
+    from gatera.studies import tracking
+
+    store = Store(tmp_path_factory.mktemp("database") / "store", create=True)
+    tracking.prepare_database(store)
+    return store.folder / "mlflow.db"
+
+
+@pytest.fixture
+def tracked(store: Store, database: Path) -> Store:
+    """An empty store that has its MLflow database."""
+    shutil.copy(database, store.folder / "mlflow.db")
+    return store

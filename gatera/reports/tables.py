@@ -312,8 +312,8 @@ def _notes(row: RowRecord) -> tuple[str, ...]:
 
 _STATES = {
     "failed": "failed",
-    "pruned": "was stopped early",
     "running": "still running when the report was written",
     "waiting": "has not run",
+    "pruned": "was stopped early: its course promised too little",
     "stale": "its result comes from other code than today's; `run --retry stale` runs it again",
 }

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from gatera.reports.records import Curves, RowRecord, StudyRecord, TrialRecord
 from gatera.studies.plan import Plan
 from gatera.studies.progress import Snapshot, take_snapshot
-from gatera.studies.store import Store, file_sha256
+from gatera.studies.files import file_sha256
+from gatera.studies.store import Store
 from gatera.trial import Json, Trial, TrialResult
 
 

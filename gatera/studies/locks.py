@@ -28,13 +28,17 @@ def try_lock(descriptor: int) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether somebody holds the lock on `path`; False where the file is gone."""
+    """Return whether somebody holds the lock on `path`; False where the file is gone.
+
+    Asks as a reader would, which the exclusive lock excludes too: a store that may only be read
+    can be looked at.
+    """
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
-        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        query = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
         answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, query)
     finally:
         os.close(descriptor)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import time
+import heapq
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from gatera.studies.plan import Plan
+from gatera.studies.spec import FROZEN
 from gatera.studies.store import Store, TrialStatus
-from gatera.trial import Json, Trial
+from gatera.trial import Json, Trial, TrialResult
+
+_PACE_SHARE = 0.1  # of a phase that must be done before its pace counts
 
 STATES = ("done", "running", "waiting", "failed", "pruned", "stale")
 
@@ -20,8 +24,8 @@ class Snapshot:
 
     plan: Plan
     statuses: Mapping[str, TrialStatus]  # by key
-    trial_seconds: Mapping[str, float]  # by key of each finished trial: training and scoring
-    now: float  # seconds since the epoch
+    trial_seconds: Mapping[str, float]  # by key of finished trials, those never interrupted first
+    training_share: float  # of a trial's time; the rest is scoring
 
     @property
     def counts(self) -> dict[str, int]:
@@ -43,8 +47,9 @@ class Snapshot:
     def eta_seconds(self) -> float | None:
         """Return the estimated time until all is done; None while nothing says how long it takes.
 
-        Trials are taken to last as long as the finished ones of the same kind, and as many to run
-        at a time as run now.
+        Running trials take what the finished ones of their variant took, less what they have done;
+        those that wait go, in order, to whoever is free first. As many are taken to run at a time
+        as run now.
         """
         left = self.unfinished
         if not left:
@@ -52,45 +57,89 @@ class Snapshot:
         typical = self._typical_seconds()
         if typical is None:
             return None
-        running = max(1, sum(self.statuses[trial.key].state == "running" for trial in left))
-        remaining = [max(0.0, typical - self._elapsed(trial)) for trial in left]
-        return max(sum(remaining) / running, max(remaining))
+        running = [trial for trial in left if self.statuses[trial.key].state == "running"]
+        free_at = [self._left_seconds(trial, typical(trial)) for trial in running] or [0.0]
+        heapq.heapify(free_at)
+        for trial in left:
+            if self.statuses[trial.key].state != "running":
+                heapq.heappush(free_at, heapq.heappop(free_at) + typical(trial))
+        return max(free_at)
 
-    def _typical_seconds(self) -> float | None:
+    def _typical_seconds(self) -> Callable[[Trial], float] | None:
+        """Return what tells how long a trial takes; None where nothing does."""
+        by_variant: dict[str, list[float]] = {}
+        for trial in self.plan.trials:
+            if trial.key in self.trial_seconds:
+                by_variant.setdefault(trial.variant, []).append(self.trial_seconds[trial.key])
         trained = [
-            self.trial_seconds[trial.key]
-            for trial in self.plan.trials
-            if trial.key in self.trial_seconds and trial.config["adapter"] is not None
-        ]
-        if trained:
-            return sum(trained) / len(trained)
-        guesses = [g for t in self.unfinished if (g := self._extrapolated(t)) is not None]
-        return sum(guesses) / len(guesses) if guesses else None
+            each for name, found in by_variant.items() if name != FROZEN for each in found
+        ] or [g for t in self.unfinished if (g := self._extrapolated(t)) is not None]
+        if not trained:
+            return None
+        overall = fmean(trained)
+        return lambda trial: fmean(by_variant.get(trial.variant, [overall]))
 
-    def _elapsed(self, trial: Trial) -> float:
-        owner = self.statuses[trial.key].owner
-        return self.now - float(owner["claimed_at"]) if owner else 0.0
+    def _left_seconds(self, trial: Trial, typical: float) -> float:
+        """Return how long a running trial still takes: at its own pace, once it has one."""
+        status = self.statuses[trial.key]
+        progress = status.progress or {}
+        scoring = typical * (1 - self.training_share)
+        if progress.get("phase") == "test":
+            done = _ratio(progress.get("answered"), progress.get("items"))
+            return _rest(progress, done) if done > _PACE_SHARE else scoring * (1 - done)
+        done = _ratio(progress.get("step"), progress.get("max_steps"))
+        if done > _PACE_SHARE and status.attempt == 1:  # a resumed one began somewhere in between
+            return _rest(progress, done) + scoring
+        return typical * self.training_share * (1 - done) + scoring
 
     def _extrapolated(self, trial: Trial) -> float | None:
         """Return how long a running trial will take if it goes on at its pace."""
         progress = self.statuses[trial.key].progress or {}
-        step, steps = progress.get("step"), progress.get("max_steps")
-        if not step or not steps or progress.get("phase") != "train":
+        done = _ratio(progress.get("step"), progress.get("max_steps"))
+        if not done or progress.get("phase") == "test" or "seconds" not in progress:
             return None
-        return self._elapsed(trial) * float(steps) / float(step)
+        return float(progress["seconds"]) / done
+
+
+def _rest(progress: Mapping[str, Json], done: float) -> float:
+    """Return the seconds that the rest of a phase takes at the pace so far."""
+    return float(progress.get("seconds") or 0.0) * (1 - done) / done
+
+
+def _ratio(part: Json, whole: Json) -> float:
+    return float(part) / float(whole) if part and whole else 0.0
 
 
 def take_snapshot(
     store: Store, plan: Plan, *, code_sha256: str, max_attempts: int | None = None
 ) -> Snapshot:
     """Read where each trial of `plan` stands."""
-    statuses, seconds = {}, {}
+    statuses, results = {}, {}
     for trial in plan.trials:
-        status = store.status(trial, code_sha256=code_sha256, max_attempts=max_attempts)
-        statuses[trial.key] = status
-        if status.state in ("done", "stale") and (result := store.result(trial.key)) is not None:
-            seconds[trial.key] = result.seconds
-    return Snapshot(plan, statuses, seconds, time.time())
+        statuses[trial.key] = store.status(
+            trial, code_sha256=code_sha256, max_attempts=max_attempts
+        )
+        if (result := store.result(trial.key)) is not None:
+            results[trial.key] = result
+    # A trial that was resumed says little about how long one takes, but more than nothing.
+    whole = {key: result for key, result in results.items() if result.attempt == 1} or results
+    seconds = {key: _seconds(result) for key, result in whole.items()}
+    return Snapshot(plan, statuses, seconds, _training_share(list(whole.values())))
+
+
+def _seconds(result: TrialResult) -> float:
+    """Return how long a trial kept its worker busy, loading and saving included."""
+    return float(result.measured.get("attempt_seconds", result.seconds))
+
+
+def _training_share(results: Sequence[TrialResult]) -> float:
+    """Return which share of a trial's time scoring leaves; 1 where nothing was measured."""
+    shares = [
+        1 - result.measured.get("eval_seconds", 0.0) / _seconds(result)
+        for result in results
+        if result.config["adapter"] is not None and _seconds(result)
+    ]
+    return fmean(shares) if shares else 1.0
 
 
 def whole_line(snapshot: Snapshot) -> str:

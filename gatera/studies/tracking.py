@@ -84,6 +84,8 @@ class Tracker:
                 self._finish(trial, run, result)
             elif self._store.has_failed(trial.key, None):
                 self._end(trial, run, "FAILED")
+            elif self._store.is_pruned(trial.key) and not self._store.is_running(trial.key):
+                self._end(trial, run, "KILLED")
 
     def log_report(self, folders: Mapping[str, Sequence[Path]]) -> None:
         """Put the report's files on the parent run, by folder, and end it."""

@@ -1,169 +1,224 @@
 """A worker: takes trials from the store, one at a time, and runs each in a process of its own.
 
-It knows the directory only. The trial's process comes from a forkserver that has the training
-stack loaded, and ends by itself when the pipe to its worker closes, however the worker died.
+It knows the directory only. The trial's process (`attempt.py`) comes from a forkserver that has the
+training stack loaded, and ends by itself when the pipe to its worker closes, however the worker
+died.
 """
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
-import sys
-import threading
 import time
-import traceback
-from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Iterator, Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import FrameType
 
-from gatera.errors import InputError
-from gatera.studies.store import Claim, Failure, Store, owner_of_this_process
+from gatera.studies.attempt import NO_SPACE_STATUS, Fit, full_disk_error, log_tail, run_attempt
+from gatera.studies.files import read_json
+from gatera.studies.owner import owner_of_this_process
+from gatera.studies.stalls import LOOK_SECONDS, StallWatch
+from gatera.studies.store import Claim, Failure, Store
+from gatera.training import fit as train_and_score
 from gatera.trial import Trial
 
 _IDLE_SECONDS = 0.5  # between two looks at a store in which others run the last trials
-_LOG_TAIL_LINES = 15
-_PRELOAD = ["gatera.training.fitting"]
+_PRELOAD = ("gatera.training.fitting",)
 
 
-def work(folder: Path, *, stems: Sequence[str], worker: str, max_attempts: int | None) -> None:
+def work(
+    folder: Path,
+    *,
+    stems: Sequence[str],
+    worker: str,
+    max_attempts: int | None,
+    claim_timeout: float,
+    fit: Fit = train_and_score,
+    preload: Sequence[str] = _PRELOAD,
+) -> None:
     """Run planned trials until none is left to run.
 
     Args:
         folder: The store.
         stems: The plans to work on; none means all that the store holds.
-        worker: This worker's name in claims.
+        worker: This worker's name in claims; no two that live share one.
         max_attempts: Failures after which a trial is left alone; None: each kind's own limit.
+        claim_timeout: Seconds without progress, on our own clock, after which another's claim is
+            taken over, and a trial of our own is ended.
+        fit: What runs a trial; a function of a module, which the trial's process imports.
+        preload: Modules that trials' processes find loaded.
 
     Raises:
         InputError: the store or a plan cannot be read.
+        OSError: the disk is full.
+        SystemExit: SIGTERM or SIGINT came; the trial under way saved a checkpoint.
     """
     store = Store(folder)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
-    while True:
-        trials = _planned(store, stems)
-        claimed = _claim_next(store, trials, worker, max_attempts)
-        if claimed is not None:
-            trial, claim = claimed
-            _run_in_a_process(context, store, trial, claim)
-            claim.release()
-        elif any(store.is_running(trial.key) for trial in trials):
-            time.sleep(_IDLE_SECONDS)
-        else:
+    _Worker(store, stems, worker, max_attempts, claim_timeout, fit, preload).work()
+
+
+class _Worker:
+    def __init__(
+        self,
+        store: Store,
+        stems: Sequence[str],
+        name: str,
+        max_attempts: int | None,
+        claim_timeout: float,
+        fit: Fit,
+        preload: Sequence[str],
+    ) -> None:
+        self._store, self._stems, self._name = store, stems, name
+        self._max_attempts, self._fit = max_attempts, fit
+        self._timeout = claim_timeout
+        self._watch = StallWatch(store, claim_timeout)
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(preload))
+        self._process: ForkServerProcess | None = None  # of the trial under way
+        self._signal: int | None = None  # what asked us to end
+
+    def work(self) -> None:
+        self._disown_earlier_claims()
+        with self._ending_when_asked():
+            while True:
+                trials = self._planned()
+                claimed = self._claim_next(trials)
+                if claimed is not None:
+                    self._run(*claimed, trials)
+                elif any(self._store.is_running(trial.key) for trial in trials):
+                    self._declare_stalled(trials)
+                    time.sleep(_IDLE_SECONDS)
+                else:
+                    return
+
+    @contextlib.contextmanager
+    def _ending_when_asked(self) -> Iterator[None]:
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(number, self._end) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        """Let the trial under way save a checkpoint, and end; at a second request, at once."""
+        again, self._signal = self._signal is not None, number
+        if self._process is None or (again and number == signal.SIGINT):
+            raise SystemExit(128 + number)
+        self._process.terminate()
+
+    def _disown_earlier_claims(self) -> None:
+        """Give up what a worker of our name held: a scheduler has started it again, as us."""
+        for trial in self._planned():
+            attempt = self._store.newest_attempt(trial.key)
+            owner = self._store.owner(trial.key, attempt) or {}
+            if owner.get("worker") == self._name and self._store.is_live(trial.key, attempt):
+                self._store.declare_dead(trial.key, attempt, "its worker was started again")
+
+    # Taking a trial
+
+    def _planned(self) -> list[Trial]:
+        """Return the trials of the plans, each key once."""
+        trials: dict[str, Trial] = {}
+        for stem in self._stems or self._store.stems():
+            for trial in self._store.plan(stem).trials:
+                trials.setdefault(trial.key, trial)
+        return list(trials.values())
+
+    def _claim_next(self, trials: Sequence[Trial]) -> tuple[Trial, Claim] | None:
+        for trial in trials:
+            if self._store.has_result(trial.key) or self._store.is_pruned(trial.key):
+                continue
+            note_lost_attempt(self._store, trial)
+            if self._store.has_failed(trial.key, self._max_attempts):
+                continue
+            claim = self._store.claim(trial.key, owner_of_this_process(self._name))
+            if claim is not None:
+                return trial, claim
+        return None
+
+    def _declare_stalled(self, trials: Sequence[Trial]) -> list[tuple[str, int]]:
+        """Let the claims of others that stalled count no more; return all that stalled."""
+        stalled = self._watch.stalled(trial.key for trial in trials)
+        for key, attempt in stalled:
+            owner = self._store.owner(key, attempt) or {}
+            if owner.get("worker") != self._name:
+                self._store.declare_dead(key, attempt, f"no progress for {self._timeout:g} s")
+        return stalled
+
+    # Running it
+
+    def _run(self, trial: Trial, claim: Claim, trials: Sequence[Trial]) -> None:
+        ours, theirs = self._context.Pipe()
+        arguments = (str(self._store.folder), trial.to_json(), claim.attempt, theirs, self._fit)
+        try:
+            process = self._context.Process(target=run_attempt, args=arguments)
+            process.start()
+            theirs.close()
+            self._process = process
+            stalled = self._wait(process, (trial.key, claim.attempt), trials)
+            self._process = None
+        finally:
+            ours.close()
+        self._conclude(trial, claim.attempt, process.exitcode, stalled)
+        claim.release()
+        if self._signal is not None:
+            raise SystemExit(128 + self._signal)
+
+    def _wait(
+        self, process: ForkServerProcess, own: tuple[str, int], trials: Sequence[Trial]
+    ) -> bool:
+        """Wait for the trial's process; return whether it hung and was ended."""
+        stalled = False
+        while process.is_alive():
+            process.join(LOOK_SECONDS)
+            if own in self._declare_stalled(trials):
+                stalled = True
+                process.kill()
+        return stalled
+
+    def _conclude(self, trial: Trial, attempt: int, status: int | None, stalled: bool) -> None:
+        """Record why the trial's process ended without a result, where it could not itself."""
+        store = self._store
+        if status == NO_SPACE_STATUS:
+            raise full_disk_error(store.folder)
+        if status == 0 or store.has_result(trial.key) or store.failure(trial.key, attempt):
             return
+        if self._signal is not None:
+            message = "its worker was asked to end"
+            store.write_failure(trial.key, Failure(attempt, "interrupted", message, ""))
+        elif stalled:
+            _write_killed(store, trial, attempt, f"made no progress for {self._timeout:g} s")
+        else:
+            _write_killed(store, trial, attempt, _end_of(status))
 
 
-def _planned(store: Store, stems: Sequence[str]) -> list[Trial]:
-    """Return the trials of the plans, each key once."""
-    trials: dict[str, Trial] = {}
-    for stem in stems or store.stems():
-        for trial in store.plan(stem).trials:
-            trials.setdefault(trial.key, trial)
-    return list(trials.values())
+def note_lost_attempt(store: Store, trial: Trial) -> None:
+    """Record that the newest attempt was killed with its worker, where nobody said how it ended."""
+    key = trial.key
+    attempt = store.newest_attempt(key)
+    # In this order: a result is there before its claim is given up.
+    if not attempt or store.is_live(key, attempt) or store.has_result(key):
+        return
+    if store.failure(key, attempt) is None:
+        dead = read_json(store.trial_folder(key) / f"claim.{attempt}.dead") or {}
+        _write_killed(store, trial, attempt, dead.get("reason", "ended with its worker"))
 
 
-def _claim_next(
-    store: Store, trials: Sequence[Trial], worker: str, max_attempts: int | None
-) -> tuple[Trial, Claim] | None:
-    for trial in trials:
-        if store.has_result(trial.key) or store.has_failed(trial.key, max_attempts):
-            continue
-        claim = store.claim(trial.key, owner_of_this_process(worker))
-        if claim is not None:
-            return trial, claim
-    return None
+def _write_killed(store: Store, trial: Trial, attempt: int, how: str) -> None:
+    """Record a kill; one after which more is done than before counts against nothing."""
+    kind = "interrupted" if store.has_advanced(trial.key, attempt) else "killed"
+    message = f"{trial.variant}, seed {trial.seed}: {how}"
+    tail = log_tail(store.attempt_folder(trial.key, attempt))
+    store.write_failure(trial.key, Failure(attempt, kind, message, tail))
 
 
-def _run_in_a_process(
-    context: multiprocessing.context.ForkServerContext, store: Store, trial: Trial, claim: Claim
-) -> None:
-    ours, theirs = context.Pipe()
-    process = context.Process(
-        target=run_attempt, args=(str(store.folder), trial.to_json(), claim.attempt, theirs)
-    )
-    process.start()
-    theirs.close()
-    process.join()
-    ours.close()
-    if process.exitcode is not None and process.exitcode < 0:
-        name = signal.Signals(-process.exitcode).name
-        message = f"the trial's process was killed by {name}"
-        if name == "SIGKILL":
-            message += "; the system may have run out of memory"
-        tail = _log_tail(store.attempt_folder(trial.key, claim.attempt))
-        store.write_failure(trial.key, Failure(claim.attempt, "killed", message, tail))
-
-
-def run_attempt(
-    folder: str, trial_json: dict[str, object], attempt: int, worker: Connection
-) -> None:
-    """Run one attempt of a trial in this process and commit its result, or record why not."""
-    threading.Thread(target=_end_with_worker, args=(worker,), daemon=True).start()
-    store, trial = Store(Path(folder)), Trial.from_json(trial_json)
-    attempt_folder = store.attempt_folder(trial.key, attempt)
-    _redirect_output(attempt_folder)
-    try:
-        _fit_and_commit(store, trial, attempt)
-    except BaseException as error:
-        _record_failure(store, trial, attempt, error)
-        raise SystemExit(1) from None
-
-
-def _end_with_worker(worker: Connection) -> None:
-    """Wait for the pipe to close; then end this process at once."""
-    with contextlib.suppress(EOFError, OSError):
-        worker.recv()
-    os._exit(1)
-
-
-def _redirect_output(attempt_folder: Path) -> None:
-    """Send what this process prints to the attempt's log, and its temporary files beside it."""
-    attempt_folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(attempt_folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-    temporary = attempt_folder / "tmp"
-    temporary.mkdir(exist_ok=True)
-    os.environ["TMPDIR"] = str(temporary)
-
-
-def _fit_and_commit(store: Store, trial: Trial, attempt: int) -> None:
-    from gatera.training import fit  # brings torch: the forkserver has it loaded already
-    from gatera.training.provenance import code_sha256
-
-    attempt_folder = store.attempt_folder(trial.key, attempt)
-    earlier = store.note_attempt(trial.key, attempt, code_sha256())
-    result = fit(trial, attempt_folder, data_root=None, resume_from=earlier, attempt=attempt)
-    if not store.commit(result):
-        print("another attempt had committed a result first; this one does not count")
-
-
-def _record_failure(store: Store, trial: Trial, attempt: int, error: BaseException) -> None:
-    if not isinstance(error, InputError):
-        traceback.print_exc()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    text = " ".join(str(error).split()) or type(error).__name__
-    message = f"{trial.variant}, seed {trial.seed}: {type(error).__name__}: {text}"
-    tail = _log_tail(store.attempt_folder(trial.key, attempt))
-    store.write_failure(trial.key, Failure(attempt, _kind(error), message, tail))
-
-
-def _kind(error: BaseException) -> str:
-    name = type(error).__name__
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
-        return "out_of_memory"
-    if isinstance(error, SystemExit):  # SIGTERM during training; a checkpoint was saved
-        return "killed"
-    return "not_finite" if name == "NotFiniteError" else "bug"
-
-
-def _log_tail(attempt_folder: Path) -> str:
-    try:
-        lines = (attempt_folder / "log").read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return ""
-    return "\n".join(lines[-_LOG_TAIL_LINES:])
+def _end_of(status: int | None) -> str:
+    if status is None or status >= 0:
+        return f"the trial's process ended with status {status} and no word"
+    name = signal.Signals(-status).name
+    hint = "; the system may have run out of memory" if name == "SIGKILL" else ""
+    return f"the trial's process was killed by {name}{hint}"

@@ -20,10 +20,16 @@ def fit(
     data_root: Path | None,
     resume_from: Sequence[Path] = (),
     attempt: int = 1,
+    stop_file: Path | None = None,
 ) -> TrialResult:
     """Train and score one trial; see `gatera.training.fitting.fit_trial`."""
     from gatera.training.fitting import fit_trial
 
     return fit_trial(
-        trial, attempt_dir, data_root=data_root, resume_from=resume_from, attempt=attempt
+        trial,
+        attempt_dir,
+        data_root=data_root,
+        resume_from=resume_from,
+        attempt=attempt,
+        stop_file=stop_file,
     )

@@ -14,7 +14,7 @@ from gatera.training import checkpoints
 from gatera.training.checkpoints import Best, TrainState
 from gatera.training.losses import all_finite
 from gatera.training.module import AdapterModule, NotFiniteError, seed_step, trained_parameters
-from gatera.training.progress import MetricsLog
+from gatera.training.progress import MetricsLog, PrunedError
 
 Validate = Callable[[], tuple[float, float]]  # returns (accuracy, loss)
 
@@ -94,6 +94,22 @@ class Validation(StepCallback):
         if candidate.is_better_than(self._state.best):
             candidate.weights = checkpoints.trainable_weights(module.model)
             self._state.best = candidate
+
+
+class StopWhenPruned(StepCallback):
+    """Ends training after the step at which a file appeared."""
+
+    def __init__(self, stop_file: Path) -> None:
+        self._stop_file = stop_file
+
+    def on_step_end(self, module: AdapterModule) -> None:
+        """Stop where the file is there.
+
+        Raises:
+            PrunedError: it is.
+        """
+        if self._stop_file.exists():
+            raise PrunedError(f"pruned after step {module.step} of {module.total_steps}")
 
 
 class Checkpointing(StepCallback):

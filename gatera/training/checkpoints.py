@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from gatera.training import files
 
 logger = logging.getLogger(__name__)
 
@@ -64,33 +67,38 @@ def restore_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def save(folder: Path, state: TrainState) -> None:
-    """Write a checkpoint that is on disk complete or not at all; remove all but the newest."""
+    """Write a checkpoint that is on disk complete or not at all; remove all but the newest.
+
+    Its name holds the hash of its bytes, so that damage is noticed: torch reads past it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"step-{state.step:08d}.pt"
-    temporary = target.with_suffix(".tmp")
+    temporary = folder / "unfinished.tmp"
     best = None if state.best is None else dataclasses.asdict(state.best)
-    with temporary.open("wb") as handle:
-        torch.save({**vars(state), "best": best}, handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, target)
-    for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
+    try:
+        with temporary.open("wb+") as handle:
+            torch.save({**vars(state), "best": best}, handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+            handle.seek(0)
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        os.replace(temporary, folder / files.checkpoint_name(state.step, digest))
+    finally:
+        temporary.unlink(missing_ok=True)  # what a full disk cut short would keep it full
+    for _, _, old in files.checkpoints(folder)[:-KEPT]:
         old.unlink()
 
 
 def newest(folders: Sequence[Path], trial: str) -> TrainState | None:
-    """Return the state of the most advanced checkpoint that loads and belongs to the trial.
+    """Return the state of the most advanced checkpoint that is whole and belongs to the trial.
 
     Args:
         folders: Where to look, in any order.
         trial: What `TrainState.trial` must be.
     """
-    files = [path for folder in folders for path in folder.glob("step-*.pt")]
-    for path in sorted(files, key=lambda file: file.name, reverse=True):
+    found = sorted((each for folder in folders for each in files.checkpoints(folder)), reverse=True)
+    for _, digest, path in found:
         try:
-            values = torch.load(path, weights_only=True, map_location="cpu")
-            best = values.pop("best")
-            state = TrainState(**values, best=None if best is None else Best(**best))
+            state = _load(path, digest)
         except Exception as error:  # a damaged file raises anything from zip to pickle errors
             logger.warning("checkpoint %s does not load (%s); trying an older one", path, error)
             continue
@@ -98,3 +106,13 @@ def newest(folders: Sequence[Path], trial: str) -> TrainState | None:
             return state
         logger.warning("checkpoint %s is another trial's or older code's; passed over", path)
     return None
+
+
+def _load(path: Path, digest: str) -> TrainState:
+    with path.open("rb") as handle:
+        if not hashlib.file_digest(handle, "sha256").hexdigest().startswith(digest):
+            raise ValueError("its bytes are not those that were written")
+        handle.seek(0)
+        values = torch.load(handle, weights_only=True, map_location="cpu")
+    best = values.pop("best")
+    return TrainState(**values, best=None if best is None else Best(**best))

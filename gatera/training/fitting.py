@@ -34,6 +34,12 @@ from gatera.training import callbacks, checkpoints, provenance, scoring
 from gatera.training.adapting import adapt, count_parameters
 from gatera.training.checkpoints import TrainState
 from gatera.training.data import BatchPlan, TrainingData, encode_cached
+from gatera.training.files import (
+    ADAPTER_FOLDER,
+    CHECKPOINT_FOLDER,
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+)
 from gatera.training.gates import survey_gates
 from gatera.training.knowledge import knowledge_losses
 from gatera.training.module import AdapterModule
@@ -41,11 +47,6 @@ from gatera.training.progress import MetricsLog
 from gatera.training.scoring import Prediction, Questions
 from gatera.training.settings import EvalSettings, TrainSettings
 from gatera.trial import Trial, TrialResult
-
-METRICS_FILE = "metrics.jsonl"
-PREDICTIONS_FILE = "predictions.parquet"
-ADAPTER_FOLDER = "adapter"
-CHECKPOINT_FOLDER = "checkpoints"
 
 _SIGTERM_STATUS = 143  # what a shell reports of a process that SIGTERM ended
 
@@ -68,6 +69,7 @@ def fit_trial(
     data_root: Path | None,
     resume_from: Sequence[Path] = (),
     attempt: int = 1,
+    stop_file: Path | None = None,
 ) -> TrialResult:
     """Train a trial's adapter and score it; the frozen backbone is scored alone.
 
@@ -82,16 +84,18 @@ def fit_trial(
         data_root: Root of the real data sets; None as in `gatera.tasks.load`.
         resume_from: Folders of earlier attempts, whose newest checkpoint training goes on from.
         attempt: The number of the attempt, for the result.
+        stop_file: Training stops at the step after which this file exists; None: never.
 
     Raises:
         InputError: the configuration or the data cannot be used.
         NotFiniteError: training diverged.
+        PrunedError: `stop_file` appeared.
         SystemExit: SIGTERM came during training; a checkpoint was saved.
     """
     _quieten_libraries()
     _check_identities(trial, data_root)
     attempt_dir.mkdir(parents=True, exist_ok=True)
-    run = _TrialRun(trial, attempt_dir, data_root)
+    run = _TrialRun(trial, attempt_dir, data_root, stop_file)
     trained = None
     if trial.config["adapter"] is not None:
         trained = run.train([*resume_from, attempt_dir])
@@ -144,8 +148,11 @@ def _quieten_libraries() -> None:
 class _TrialRun:
     """A trial under way: what its phases share."""
 
-    def __init__(self, trial: Trial, attempt_dir: Path, data_root: Path | None) -> None:
+    def __init__(
+        self, trial: Trial, attempt_dir: Path, data_root: Path | None, stop_file: Path | None
+    ) -> None:
         self._trial, self._folder, self._root = trial, attempt_dir, data_root
+        self._stop_file = stop_file
         self._config = trial.located_config
         self._data = self._config["data"]
         self._eval = EvalSettings.from_config(self._config["eval"])
@@ -224,6 +231,8 @@ class _TrialRun:
             validation = callbacks.Validation(state, log, self._validator(mixture.validation))
             hooks.append(validation)
         hooks.append(callbacks.Checkpointing(state, self._folder / CHECKPOINT_FOLDER))
+        if self._stop_file is not None:
+            hooks.append(callbacks.StopWhenPruned(self._stop_file))
         remaining = self._max_steps - state.step
         module = AdapterModule(self.model, settings, self._max_steps, state.step, state.optimizer)
         began = time.monotonic()

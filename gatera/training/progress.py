@@ -7,6 +7,10 @@ import time
 from pathlib import Path
 
 
+class PrunedError(Exception):
+    """A trial was told to stop because its course promises too little."""
+
+
 class MetricsLog:
     """Appends lines to `metrics.jsonl`; each is complete on disk before the next is begun."""
 

@@ -136,9 +136,12 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> str:
     """
     table = pyarrow.Table.from_pylist([vars(each) for each in predictions], schema=_SCHEMA)
     temporary = path.with_suffix(".tmp")
-    pyarrow.parquet.write_table(table, temporary, compression="zstd", version="2.6")
-    with temporary.open("rb+") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
+    try:
+        pyarrow.parquet.write_table(table, temporary, compression="zstd", version="2.6")
+        with temporary.open("rb+") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return digest

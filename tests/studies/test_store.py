@@ -1,14 +1,18 @@
+import dataclasses
 import json
 import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import pytest
 from made_up import CODE, commit_result, make_result
 
 from gatera.errors import InputError
+from gatera.studies.files import file_sha256
 from gatera.studies.store import Failure, Store
+from gatera.training.files import checkpoint_name
 
 OWNER = {"worker": "w", "host": "h", "pid": 1, "claimed_at": 0.0}
 
@@ -91,14 +95,40 @@ def test_the_claim_of_a_killed_process_is_dead(store, plan):
     assert not store.is_running(key)
 
 
-def test_a_result_is_written_once(store, plan):
+def write_predictions(store, key, attempt, data=b"late"):
+    path = store.predictions_path(key, attempt)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return file_sha256(path)
+
+
+def late_result(store, trial, score, attempt):
+    digest = write_predictions(store, trial.key, attempt)
+    return dataclasses.replace(
+        make_result(trial, score, attempt=attempt), predictions_sha256=digest
+    )
+
+
+def test_a_result_is_written_once_and_a_late_one_compared(store, plan):
     trial = plan.trials[1]
-    first = commit_result(store, trial, 0.5)
-    store.attempt_folder(trial.key, 2).mkdir(parents=True)
-    store.predictions_path(trial.key, 2).write_bytes(b"late")
-    assert not store.commit(make_result(trial, 0.9, attempt=2))
+    store.claim(trial.key, OWNER).release()
+    first = late_result(store, trial, 0.5, 1)
+    assert store.commit(first)
+    for attempt, score in ((2, 0.5), (3, 0.9)):
+        (store.trial_folder(trial.key) / f"claim.{attempt}").touch()
+        late = dataclasses.replace(late_result(store, trial, score, attempt), measured={"t": 9})
+        assert not store.commit(late)
     assert store.result(trial.key) == first
     assert store.claim(trial.key, OWNER) is None
+    assert store.unequal_attempts(trial.key) == [3]
+
+
+def test_predictions_that_are_not_the_results_are_not_committed(store, plan):
+    trial = plan.trials[1]
+    write_predictions(store, trial.key, 1)
+    with pytest.raises(RuntimeError, match="does not hold what was written"):
+        store.commit(make_result(trial, 0.5))
+    assert not store.has_result(trial.key)
 
 
 def test_a_result_needs_its_predictions(store, plan):
@@ -110,13 +140,89 @@ def test_a_result_needs_its_predictions(store, plan):
     claim.release()
 
 
-def test_a_damaged_result_is_named(store, plan):
+def cut(path):
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def change_a_score(path):
+    path.write_text(path.read_text().replace("0.5", "0.6", 1))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "said"),
+    [
+        ("result.json", cut, "result.json cannot be read"),
+        ("result.json", change_a_score, "result.json was changed"),
+        ("attempts/1/predictions.parquet", cut, "predictions.parquet was changed"),
+        ("attempts/1/predictions.parquet", Path.unlink, "predictions.parquet is missing"),
+    ],
+)
+def test_a_damaged_result_is_noticed_and_its_trial_runs_again(store, plan, file, damage, said):
     trial = plan.trials[1]
-    commit_result(store, trial, 0.5)
-    path = store.trial_folder(trial.key) / "result.json"
-    path.write_text(path.read_text()[:40])
-    with pytest.raises(InputError, match=r"result\.json cannot be read"):
-        store.result(trial.key)
+    first = commit_result(store, trial, 0.5)
+    assert store.has_result(trial.key)
+    damage(store.trial_folder(trial.key) / file)
+    assert store.damage(trial.key).endswith(said)
+    assert store.status(trial, code_sha256=CODE).state == "waiting"
+    again = commit_result(store, trial, 0.5)
+    assert again.attempt == 2
+    assert dataclasses.replace(again, attempt=1) == first
+    assert (store.trial_folder(trial.key) / "result.damaged-2.json").exists()
+    assert store.damage(trial.key) is None
+
+
+def test_a_claim_that_was_declared_dead_can_be_taken_over(store, plan):
+    key = plan.trials[1].key
+    hanging = store.claim(key, OWNER)
+    store.declare_dead(key, 1, "no progress for 5 s")
+    assert not store.is_running(key)
+    assert store.hangs(key, 1)
+    second = store.claim(key, OWNER)
+    assert second.attempt == 2
+    assert store.is_running(key)
+    hanging.release()
+    assert not store.hangs(key, 1)
+    second.release()
+
+
+def test_a_store_that_may_only_be_read_can_be_looked_at(store, plan):
+    trial = plan.trials[1]
+    claim = store.claim(trial.key, OWNER)
+    (store.trial_folder(trial.key) / "claim.1").chmod(0o444)
+    assert store.status(trial, code_sha256=CODE).state == "running"
+    claim.release()
+    assert store.status(trial, code_sha256=CODE).state == "waiting"
+
+
+def test_an_attempt_advances_by_a_checkpoint_beyond_the_earlier_ones(store, plan):
+    key = plan.trials[1].key
+    for attempt, steps in ((1, (20, 40)), (2, (40,)), (3, (60,)), (4, ())):
+        store.claim(key, OWNER).release()
+        folder = store.attempt_folder(key, attempt) / "checkpoints"
+        folder.mkdir()
+        for step in steps:
+            (folder / checkpoint_name(step, "f" * 64)).touch()
+    assert [store.has_advanced(key, n) for n in (1, 2, 3, 4)] == [True, False, True, False]
+
+
+def test_lines_that_cannot_be_read_are_passed_over(store, plan):
+    key = plan.trials[1].key
+    store.claim(key, OWNER).release()
+    good = '{"phase": "train", "step": 3}'
+    path = store.attempt_folder(key, 1) / "metrics.jsonl"
+    path.write_bytes(b"\x00\xff\x00\n" + good.encode() + b"\n[1]\n" + good.encode() + b"\n{")
+    assert store.metrics(key, 1) == [{}, json.loads(good), {}, json.loads(good)]
+    assert store.metrics(key, 1, skip=3) == [json.loads(good)]
+    assert store.progress(key, 1) == json.loads(good)
+
+
+def test_a_pruned_trial_is_neither_failed_nor_waiting(store, plan):
+    trial = plan.trials[1]
+    claim = store.claim(trial.key, OWNER)
+    store.prune(trial.key, 80)
+    assert store.status(trial, code_sha256=CODE).state == "running"  # until its next step
+    claim.release()
+    assert store.status(trial, code_sha256=CODE).state == "pruned"
 
 
 def test_status_follows_a_trial_through_its_life(store, plan):
@@ -162,6 +268,16 @@ def test_being_killed_counts_less_than_a_bug(store, plan):
         store.claim(key, OWNER).release()
         store.write_failure(key, Failure(attempt, "killed", "killed by SIGKILL", ""))
     assert store.has_failed(key, None)
+
+
+@pytest.mark.parametrize("kind", ["interrupted", "no_space"])
+def test_what_is_nobodys_fault_does_not_count(store, plan, kind):
+    key = plan.trials[1].key
+    for attempt in range(1, 9):
+        store.claim(key, OWNER).release()
+        store.write_failure(key, Failure(attempt, kind, "asked to end", ""))
+    assert store.failures(key) == []
+    assert not store.has_failed(key, 1)
 
 
 def test_an_attempt_resumes_only_what_the_same_code_ran(store, plan):

@@ -1,27 +1,12 @@
 """MLflow against a store with made-up results; one database for the module, as it takes seconds."""
 
 import json
-import shutil
 
-import pytest
 from made_up import commit_result
 from mlflow.tracking import MlflowClient
 
 from gatera.studies import tracking
-from gatera.studies.store import Failure, Store
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    store = Store(tmp_path_factory.mktemp("database") / "store", create=True)
-    tracking.prepare_database(store)
-    return store.folder / "mlflow.db"
-
-
-@pytest.fixture
-def tracked(store, database):
-    shutil.copy(database, store.folder / "mlflow.db")
-    return store
+from gatera.studies.store import Failure
 
 
 def runs_of(store, plan):

@@ -13,10 +13,14 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from gatera.errors import InputError
 from gatera.training import checkpoints, fit
+from gatera.training.files import checkpointed_steps
+from gatera.training.files import checkpoints as checkpoints_in
 from gatera.training.module import NotFiniteError
+from gatera.training.progress import PrunedError
 from gatera.trial import TrialResult
 
 
@@ -80,8 +84,11 @@ def test_an_interrupted_trial_ends_like_one_that_was_not(
         patched.setattr(checkpoints, "save", save_and_die)
         with pytest.raises(KilledError):
             fit(trial, tmp_path / "cut", data_root=data_root)
-    newest = tmp_path / "cut" / "checkpoints" / "step-00000006.pt"
-    newest.write_bytes(newest.read_bytes()[:1000])  # damaged: the one before it serves
+    (newest,) = (tmp_path / "cut" / "checkpoints").glob("step-00000006-*.pt")
+    whole_bytes = newest.read_bytes()
+    middle = len(whole_bytes) // 2
+    flipped = bytes([whole_bytes[middle] ^ 1])
+    newest.write_bytes(whole_bytes[:middle] + flipped + whole_bytes[middle + 1 :])
     resumed = fit(
         trial, tmp_path / "second", data_root=data_root, resume_from=[tmp_path / "cut"], attempt=2
     )
@@ -93,6 +100,51 @@ def test_an_interrupted_trial_ends_like_one_that_was_not(
         tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("whole", "second")
     ]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+def test_resuming_is_exact_with_two_data_workers_a_schedule_and_dropout(
+    make_trial: Any, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def two_workers(self: Any) -> Any:
+        context = "fork"  # the workers read arrays only
+        return DataLoader(
+            self._batches, batch_size=None, num_workers=2, multiprocessing_context=context
+        )
+
+    monkeypatch.setattr("gatera.training.data.TrainingData.train_dataloader", two_workers)
+    trial = make_trial(
+        train={"accumulation": 4, "schedule": "cosine", "warmup_steps": 3, "weight_decay": 0.1}
+    )
+    whole = fit(trial, tmp_path / "whole", data_root=data_root)
+
+    def stop_after(step: int) -> Any:
+        def save_and_die(folder: Path, state: checkpoints.TrainState) -> None:
+            save(folder, state)
+            if state.step == step:
+                raise KilledError
+
+        return save_and_die
+
+    save = checkpoints.save
+    for step, folder in ((3, "first"), (6, "second")):
+        monkeypatch.setattr(checkpoints, "save", stop_after(step))
+        with pytest.raises(KilledError):
+            fit(trial, tmp_path / folder, data_root=data_root, resume_from=[tmp_path / "first"])
+    monkeypatch.setattr(checkpoints, "save", save)
+    earlier = [tmp_path / "second", tmp_path / "first"]
+    third = fit(trial, tmp_path / "third", data_root=data_root, resume_from=earlier)
+    assert comparable(third) == comparable(whole)
+    trained = [tmp_path / name / "adapter/adapter_model.safetensors" for name in ("whole", "third")]
+    assert trained[0].read_bytes() == trained[1].read_bytes()
+
+
+def test_a_pruned_trial_stops_after_its_step(
+    make_trial: Any, data_root: Path, tmp_path: Path
+) -> None:
+    stop_file = tmp_path / "pruned.json"
+    stop_file.touch()
+    with pytest.raises(PrunedError, match="pruned after step 1 of 8"):
+        fit(make_trial(), tmp_path / "a", data_root=data_root, stop_file=stop_file)
 
 
 def test_sigterm_saves_the_last_step_and_ends_the_process(
@@ -111,7 +163,7 @@ def test_sigterm_saves_the_last_step_and_ends_the_process(
     with pytest.raises(SystemExit) as ended:
         fit(make_trial(), tmp_path / "a", data_root=data_root)
     assert ended.value.code == 143
-    assert (tmp_path / "a" / "checkpoints" / "step-00000005.pt").is_file()
+    assert checkpointed_steps(tmp_path / "a") == 5
     monkeypatch.setattr(StepLog, "on_step_end", log_step)
     fit(make_trial(), tmp_path / "a", data_root=data_root)
     steps = [line["step"] for line in lines_of(tmp_path / "a") if line["phase"] == "train"]
@@ -122,9 +174,10 @@ def test_two_checkpoints_are_kept_and_hold_no_frozen_weight(
     make_trial: Any, data_root: Path, tmp_path: Path
 ) -> None:
     fit(make_trial(), tmp_path, data_root=data_root)
-    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["step-00000006.pt", "step-00000008.pt"]
-    state = torch.load(tmp_path / "checkpoints" / names[1], weights_only=True)
+    found = checkpoints_in(tmp_path / "checkpoints")
+    assert [step for step, _, _ in found] == [6, 8]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+    state = torch.load(found[1][2], weights_only=True)
     assert all("gatera_" in name for name in state["weights"])
 
 

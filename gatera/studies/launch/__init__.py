@@ -7,6 +7,7 @@ they did is read from the store, never from the engine.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -24,3 +25,12 @@ class Launcher(Protocol):
     def stop(self, ids: Collection[str]) -> None:
         """End the workers with these ids and return when they are gone."""
         ...
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many workers run at a time, and what each has."""
+
+    workers: int
+    gpus: int = 0
+    threads: int = 1  # a function of the options alone: threads change the last bits of a result

@@ -6,21 +6,21 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-_STOP_SECONDS = 5.0  # between asking a worker to end and ending it
+from gatera.studies.owner import pid_of, process_name
+
+_STOP_SECONDS = 30.0  # between asking a worker to end and ending it; as long as SLURM waits
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class LocalLauncher:
     """Starts workers as processes in sessions of their own, so that Ctrl-C reaches only us.
 
-    An id is `<host>/<pid>/<start>`, with the process's start time as the kernel counts it, so
-    that a later process with the same number is not taken for the worker.
+    An id is the process's name, as `owner.process_name` gives it.
     """
 
     def __init__(self, logs: Path, environment: Mapping[str, str] | None = None) -> None:
@@ -53,24 +53,36 @@ class LocalLauncher:
                 start_new_session=True,
             )
         self._children.append(process)
-        return f"{socket.gethostname()}/{process.pid}/{_start_time(process.pid)}"
+        return process_name(process.pid)
 
     def alive(self, ids: Collection[str]) -> set[str]:
         """Return those of `ids` that run on this machine."""
         for child in self._children:
             child.poll()  # collect the ended ones, which would look alive otherwise
-        return {worker for worker in ids if _pid_of(worker) is not None}
+        return {worker for worker in ids if pid_of(worker) is not None}
 
     def stop(self, ids: Collection[str]) -> None:
-        """Ask the workers to end, and end those that have not after a while."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for worker in self.alive(ids):
-                if (pid := _pid_of(worker)) is not None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, number)
-            deadline = time.monotonic() + _STOP_SECONDS
-            while self.alive(ids) and time.monotonic() < deadline:
-                time.sleep(0.05)
+        """Ask the workers to end, and end those that have not after a while.
+
+        Those that still run are ended at once when this is itself interrupted.
+        """
+        try:
+            self._signal(ids, signal.SIGTERM)
+            self._wait(ids)
+        finally:
+            self._signal(ids, signal.SIGKILL)
+            self._wait(ids)
+
+    def _signal(self, ids: Collection[str], number: int) -> None:
+        for worker in self.alive(ids):
+            if (pid := pid_of(worker)) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+    def _wait(self, ids: Collection[str]) -> None:
+        deadline = time.monotonic() + _STOP_SECONDS
+        while self.alive(ids) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def visible_gpus() -> list[str]:
@@ -85,19 +97,3 @@ def visible_gpus() -> list[str]:
         return []
     count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
     return [str(index) for index in range(count)]
-
-
-def _pid_of(worker: str) -> int | None:
-    """Return the process number of a worker that runs here, None for any other."""
-    host, pid, start = worker.split("/")
-    running = host == socket.gethostname() and _start_time(int(pid)) == start
-    return int(pid) if running else None
-
-
-def _start_time(pid: int) -> str | None:
-    """Return when a process started, in clock ticks since boot; None where it does not run."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] == "Z" else fields[19]

@@ -1,0 +1,264 @@
+"""What a trial costs beside its work: many trials that do nothing, through real workers.
+
+    python benchmarks/overhead.py [--stores 10] [--trials 200] [--workers 8]
+
+Every store is fresh. Counts what a locked database, a lost or a doubled trial would show, and
+writes reports/benchmarks/overhead.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from machine import busy, describe_machine
+
+from gatera.studies import Study, Variant
+from gatera.studies.catalog import LoadedStudy
+from gatera.studies.files import file_sha256
+from gatera.studies.launch import Slots
+from gatera.studies.launch.local import LocalLauncher
+from gatera.studies.owner import worker_name
+from gatera.studies.plan import Plan, Request, make_plan
+from gatera.studies.store import Store
+from gatera.studies.worker import work
+from gatera.training.provenance import code_sha256
+from gatera.trial import Trial, TrialResult
+
+STACK = "gatera.training.fitting"  # what a real worker has loaded when it takes a trial
+
+
+def do_nothing(
+    trial: Trial,
+    attempt_dir: Path,
+    *,
+    data_root: Path | None,
+    resume_from: Sequence[Path],
+    attempt: int,
+    stop_file: Path,
+) -> TrialResult:
+    """Return a result at once, with the smallest predictions that can be read."""
+    import pyarrow
+    import pyarrow.parquet
+
+    path = attempt_dir / "predictions.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"task": ["none"], "correct": [True]}), path)
+    tasks = trial.config["data"]["tasks"]
+    accuracies = {f"test/accuracy/{task}": 0.5 for task in tasks}
+    accuracies |= {f"test/no_keyword/{task}": 0.0 for task in tasks}
+    return TrialResult(
+        key=trial.key,
+        seed=trial.seed,
+        attempt=attempt,
+        config=trial.config,
+        metrics={**accuracies, "test/accuracy": 0.5},
+        gates={},
+        parameters={"trainable": 1, "all": 2},
+        predictions_sha256=file_sha256(path),
+        provenance={
+            "code_sha256": code_sha256(),
+            "versions": {},
+            "device": "cpu",
+            "dtype": "float32",
+            "threads": 1,
+            "loss_mask": None,
+            "identities": trial.identities,
+            "commit": None,
+            "dirty": None,
+        },
+        measured={"train_seconds": 0.0, "eval_seconds": 0.0, "peak_memory_bytes": 0},
+    )
+
+
+class NothingLauncher(LocalLauncher):
+    """Starts workers whose trials do nothing where the supervisor asks for real ones."""
+
+    def __init__(self, logs: Path, preload: str) -> None:
+        """Let trials' processes find the module `preload` loaded."""
+        super().__init__(logs)
+        self._preload = preload
+
+    def start(self, count: int, command: list[str], gpus: int, cpus: int) -> list[str]:
+        """Start `count` workers on the store that `command` names."""
+        store = command[command.index("work") + 1]
+        ours = [sys.executable, str(Path(__file__).absolute()), "--work", store]
+        ours += ["--preload", self._preload]
+        return super().start(count, ours, gpus, cpus)
+
+
+def plan_of(trials: int) -> Plan:
+    """Return a plan of `trials` trials, the frozen backbone's one among them."""
+    study = Study((Variant("nothing"),), reference="nothing", seeds=tuple(range(trials - 1)))
+    return make_plan(LoadedStudy("nothing", study, Path("nothing.py"), "0" * 64), Request())
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one fresh store showed."""
+
+    trials: int
+    results: int
+    attempts: int
+    child_runs: int
+    told: int  # Optuna trials with a value
+    warnings: int
+    errors: int  # lines in the workers' log
+    start_seconds: float  # from the run's begin to the first result
+    seconds_a_trial: float  # wall time between the first and the last result, by trials
+    busy_a_trial: float  # of a worker: from a trial's claim to the next one's, mean
+
+
+def measure(trials: int, workers: int, folder: Path, preload: str = STACK) -> Measured:
+    """Run `trials` trials that do nothing in a fresh store."""
+    from gatera.studies.supervisor import RunOptions, run
+
+    store, plan = Store(folder / "store", create=True), plan_of(trials)
+    logs = store.folder / "logs"
+    began = time.time()
+    outcome = run(
+        store,
+        plan,
+        RunOptions(claim_timeout=600.0, report_dir=folder / "reports"),
+        launcher=NothingLauncher(logs, preload),
+        slots=Slots(workers),
+        code_sha256=code_sha256(),
+        show=lambda snapshot: None,
+    )
+    written = sorted(path.stat().st_mtime for path in store.folder.glob("trials/*/result.json"))
+    child_runs, told = projected(store)
+    log = logs / "workers.log"
+    return Measured(
+        trials=trials,
+        results=outcome.snapshot.counts["done"],
+        attempts=sum(len(store.attempts(trial.key)) for trial in plan.trials),
+        child_runs=child_runs,
+        told=told,
+        warnings=len(outcome.warnings),
+        errors=len(log.read_text().splitlines()) if log.exists() else 0,
+        start_seconds=written[0] - began,
+        seconds_a_trial=(written[-1] - written[0]) / (trials - 1),
+        busy_a_trial=_gap(store, plan),
+    )
+
+
+def _gap(store: Store, plan: Plan) -> float:
+    """Return the mean time between two claims of one worker, after its first trial."""
+    claims: dict[str, list[float]] = {}
+    for trial in plan.trials:
+        owner = store.owner(trial.key, 1)
+        claims.setdefault(owner["worker"], []).append(owner["claimed_at"])
+    courses = [sorted(times)[1:] for times in claims.values()]  # the first waits for the stack
+    gaps = [later - earlier for times in courses for earlier, later in itertools.pairwise(times)]
+    return statistics.fmean(gaps) if gaps else 0.0
+
+
+def projected(store: Store) -> tuple[int, int]:
+    """Return the numbers of MLflow's finished child runs and of Optuna's told trials."""
+    import optuna
+    from mlflow.tracking import MlflowClient
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{store.folder / 'mlflow.db'}")
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    runs = client.search_runs(experiments, max_results=5000)
+    children = [r for r in runs if "gatera.key" in r.data.tags and r.info.status == "FINISHED"]
+    storage = JournalStorage(JournalFileBackend(str(store.folder / "optuna.journal")))
+    (name,) = optuna.get_all_study_names(storage)
+    trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    return len(children), sum(trial.value is not None for trial in trials)
+
+
+def holds(each: Measured) -> bool:
+    """Return whether a store is complete, and nothing was done twice or went wrong."""
+    counts = (each.results, each.attempts, each.child_runs, each.told)
+    return counts == (each.trials,) * 4 and not each.warnings and not each.errors
+
+
+def main() -> int:
+    """Run the benchmark and write its report; return the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--stores", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--report", type=Path, default=Path("reports/benchmarks/overhead.md"))
+    parser.add_argument("--work", type=Path, help="be a worker on this store")
+    parser.add_argument("--preload", default=STACK, help="what its trials find loaded")
+    options = parser.parse_args()
+    if options.work is not None:
+        _be_a_worker(options.work, options.preload)
+        return 0
+    load, found = busy(), []
+    for _ in range(options.stores):
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(measure(options.trials, options.workers, Path(folder)))
+            print(json.dumps(dataclasses.asdict(found[-1])), file=sys.stderr, flush=True)
+    text = _report(found, options.workers, load)
+    options.report.parent.mkdir(parents=True, exist_ok=True)
+    options.report.write_text(text, encoding="utf-8")
+    print(text)
+    return 0 if all(holds(each) and each.seconds_a_trial < 0.5 for each in found) else 1
+
+
+def _be_a_worker(store: Path, preload: str) -> None:
+    import overhead  # by its own name, under which trials' processes find the function
+
+    work(
+        store,
+        stems=(),
+        worker=worker_name(),
+        max_attempts=None,
+        claim_timeout=600.0,
+        fit=overhead.do_nothing,
+        preload=(preload, "overhead"),
+    )
+
+
+def _report(found: Sequence[Measured], workers: int, load: str) -> str:
+    wall = [each.seconds_a_trial for each in found]
+    busy_for = [each.busy_a_trial for each in found]
+    start = [each.start_seconds for each in found]
+    complete = sum(holds(each) for each in found)
+    rows = [
+        ("stores complete, nothing done twice, no error", f"{complete} of {len(found)}"),
+        ("seconds a trial, wall time, median", f"{statistics.median(wall):.3f}"),
+        ("the same, worst store", f"{max(wall):.3f}"),
+        (f"seconds a trial, of each of {workers} workers, median", _median(busy_for)),
+        ("seconds from the run to its first result, median", _median(start)),
+    ]
+    return "\n".join(
+        [
+            "# Overhead of a trial",
+            "",
+            f"{found[0].trials} trials that do nothing, {workers} workers with the training stack "
+            f"loaded, {len(found)} fresh stores, each with the supervisor, Optuna's journal and "
+            "MLflow's database. A store is complete when results, attempts, MLflow's child runs "
+            "and Optuna's trials are as many as trials, and neither the supervisor nor a worker "
+            "said a word. Time is measured after start-up, from the first result to the last.",
+            "",
+            "| measured | |",
+            "| --- | ---: |",
+            *(f"| {name} | {value} |" for name, value in rows),
+            "",
+            f"Measured on {describe_machine()}; {load} at the start. "
+            "Made by `python benchmarks/overhead.py`.",
+            "",
+        ]
+    )
+
+
+def _median(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+Parser = argparse.ArgumentParser
+
+_CLAIM_TIMEOUT = 3600.0  # seconds
+
+
+def add_study(parser: Parser, *, json: bool = False) -> None:
+    """Options that say which study, and how it departs from its defaults."""
+    parser.add_argument("name", metavar="NAME", help="a study's name, or the path of a study file")
+    scales = ("tiny", "small", "paper")
+    parser.add_argument("--scale", choices=scales, default="tiny", help="default: %(default)s")
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N-1")
+    parser.add_argument("--tasks", type=_names, metavar="A,B", help="the tasks that are scored")
+    parser.add_argument("--variants", type=_names, metavar="A,B", help="the rows that are run")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="change a setting for all variants; a variant's own changes win",
+    )
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="default: GATERA_DATA_ROOT")
+    add_store(parser)
+    if json:
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_store(parser: Parser) -> None:
+    """The store's folder."""
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=Path("gatera-store"),
+        metavar="DIR",
+        help="default: ./%(default)s",
+    )
+
+
+def add_running(parser: Parser) -> None:
+    """How a run is carried out."""
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="default: one a visible GPU, else one a core"
+    )
+    parser.add_argument("--workers-per-gpu", type=_positive, default=1, metavar="N")
+    parser.add_argument(
+        "--launcher",
+        choices=("local", "slurm"),
+        default="local",
+        help="what starts workers; default: %(default)s",
+    )
+    parser.add_argument(
+        "--slurm",
+        default="",
+        metavar="KEY=VALUE,...",
+        help="options of sbatch, such as partition=gpu,time=4:00:00",
+    )
+    parser.add_argument(
+        "--retry", choices=("failed", "stale"), help="run failed, or outdated, trials again"
+    )
+    add_claims(parser)
+    add_tracking(parser)
+    add_reporting(parser)
+
+
+def add_claims(parser: Parser) -> None:
+    """Options that say when an attempt is given up, and when a trial is."""
+    add_max_attempts(parser)
+    parser.add_argument(
+        "--claim-timeout",
+        type=_seconds,
+        default=_CLAIM_TIMEOUT,
+        metavar="S",
+        help="seconds without progress after which a trial is taken over; default: %(default)g",
+    )
+
+
+def add_max_attempts(parser: Parser) -> None:
+    """When a trial counts as failed."""
+    parser.add_argument(
+        "--max-attempts", type=_positive, metavar="N", help="failures after which a trial is left"
+    )
+
+
+def add_tracking(parser: Parser) -> None:
+    """Where MLflow's view goes."""
+    parser.add_argument("--tracking-uri", metavar="URI", help="default: SQLite in the store")
+
+
+def add_reporting(parser: Parser) -> None:
+    """What a report says, and where it goes."""
+    parser.add_argument(
+        "--report-dir",
+        type=Path,
+        default=Path("reports"),
+        metavar="DIR",
+        help="default: ./%(default)s",
+    )
+    parser.add_argument(
+        "--no-measured", action="store_true", help="leave out what a clock or a host says"
+    )
+    parser.add_argument(
+        "--allow-mixed", action="store_true", help="let results that were made differently mix"
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+_positive.__name__ = "number of at least 1"  # argparse puts it into its message
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise ValueError(text)
+    return value
+
+
+_seconds.__name__ = "number of seconds above 0"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -1,0 +1,79 @@
+"""Removing what a store needs no longer: never a result, nor what it was computed from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gatera.studies.store import Store
+from gatera.training.files import ADAPTER_FOLDER, CHECKPOINT_FOLDER, PREDICTIONS_FILE
+from gatera.trial import TrialResult
+
+_TEMPORARY = "tmp"
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A file or folder that can go."""
+
+    path: Path
+    reason: str
+    size: int  # bytes
+
+
+def removable(store: Store) -> list[Removal]:
+    """Return what can go, by path; nothing of a trial that runs, and no result.
+
+    Checkpoints serve a trial that is not finished, those of its earlier attempts too: they stay.
+    Logs and metrics are small and say what happened: they stay.
+    """
+    found: list[Removal] = []
+    for folder in sorted((store.folder / "trials").iterdir()):
+        result = store.result(folder.name)
+        for attempt in sorted((folder / "attempts").glob("*")):
+            if not store.is_held(folder.name, int(attempt.name)):
+                found += _of_attempt(attempt, result)
+        if not store.is_running(folder.name):
+            found += [_removal(path, "left by a killed process") for path in folder.glob(".*")]
+    return found
+
+
+def _of_attempt(attempt: Path, result: TrialResult | None) -> Iterator[Removal]:
+    names = {_TEMPORARY: "temporary files of an attempt that ended"}
+    if result is not None:
+        names[CHECKPOINT_FOLDER] = "checkpoints of a finished trial"
+        if int(attempt.name) != result.attempt:
+            names[ADAPTER_FOLDER] = names[PREDICTIONS_FILE] = "of an attempt that does not count"
+    for name, reason in names.items():
+        if (attempt / name).exists():
+            yield _removal(attempt / name, reason)
+
+
+def _removal(path: Path, reason: str) -> Removal:
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return Removal(path, reason, sum(each.lstat().st_size for each in files if each.is_file()))
+
+
+def remove(removals: list[Removal]) -> None:
+    """Remove them."""
+    for removal in removals:
+        if removal.path.is_dir():
+            shutil.rmtree(removal.path)
+        else:
+            removal.path.unlink(missing_ok=True)
+
+
+def removal_lines(store: Store, removals: list[Removal]) -> list[str]:
+    """Return what would go, one line each, and what that frees."""
+    lines = [
+        f"{_megabytes(each.size):>10}  {each.path.relative_to(store.folder)}  ({each.reason})"
+        for each in removals
+    ]
+    total = sum(each.size for each in removals)
+    return [*lines, f"{_megabytes(total):>10}  in all, {len(removals)} files and folders"]
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

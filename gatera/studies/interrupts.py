@@ -1,0 +1,53 @@
+"""What Ctrl-C and a scheduler's SIGTERM do to a run: once, finish writing; twice, end now."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass
+class Interrupts:
+    """How often a run was asked to end."""
+
+    count: int = 0
+
+    @property
+    def urgent(self) -> bool:
+        """Whether it was asked a second time, so that it should wait for nothing."""
+        return self.count > 1
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Interrupts]:
+    """Turn SIGINT and SIGTERM into KeyboardInterrupt and count them; elsewhere than here, no more.
+
+    Signals reach the main thread alone; in another one this only yields a count of 0.
+    """
+    interrupts = Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupts.count += 1
+        if not interrupts.urgent:
+            print(
+                "gatera: stopping; workers save a checkpoint (again: end at once)",
+                file=sys.stderr,
+                flush=True,
+            )
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield interrupts
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

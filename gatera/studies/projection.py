@@ -1,0 +1,122 @@
+"""Optuna's and MLflow's views, kept up to date beside a run and rebuilt from the store alone."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from gatera.reports.write import write_report
+from gatera.studies.gather import gather
+from gatera.studies.interrupts import Interrupts
+from gatera.studies.plan import Plan
+from gatera.studies.progress import take_snapshot
+from gatera.studies.store import Store
+from gatera.trial import Json
+
+_PROJECT_SECONDS = 3.0
+
+
+class Projector(threading.Thread):
+    """Keeps Optuna and MLflow up to date beside the run, in one thread that alone writes them.
+
+    What goes wrong here is a warning: the store is complete without it, and `sync` repeats it.
+    """
+
+    def __init__(self, store: Store, plan: Plan, uri: str | None) -> None:
+        super().__init__(name="projector", daemon=True)
+        self.warnings: list[str] = []
+        self._store, self._plan, self._uri = store, plan, uri
+        self._stop_event = threading.Event()
+        self._files: tuple[Path, ...] = ()
+
+    def run(self) -> None:
+        """Project every few seconds until told to finish, then once more."""
+        with self._warning("Optuna"):
+            project_optuna(self._store, self._plan)
+        with self._warning("MLflow"):
+            from gatera.studies.tracking import Tracker
+
+            tracker = Tracker(self._store, self._plan, self._uri)
+            while not self._stop_event.wait(_PROJECT_SECONDS):
+                tracker.sync()
+                with self._warning("Optuna"):
+                    project_optuna(self._store, self._plan)
+            tracker.sync()
+            if self._files:
+                tracker.log_report(report_artifacts(self._files))
+        with self._warning("Optuna"):
+            project_optuna(self._store, self._plan)
+
+    def finish(self, files: tuple[Path, ...] = ()) -> None:
+        """Project what is left, put `files` on the parent run, and end."""
+        self._files = files
+        self._stop_event.set()
+        self.join()
+
+    @contextlib.contextmanager
+    def _warning(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            text = " ".join(str(error).split())[:300]
+            self.warnings.append(
+                f"{what} is not up to date ({type(error).__name__}: {text}); the store is "
+                "complete, `sync` brings it up to date."
+            )
+
+
+@contextlib.contextmanager
+def projecting(
+    store: Store, plan: Plan, uri: str | None, interrupts: Interrupts
+) -> Iterator[Projector]:
+    """Keep both views up to date; at the end write what is left, unless it is urgent."""
+    projector = Projector(store, plan, uri)
+    projector.start()
+    try:
+        yield projector
+    finally:
+        if not interrupts.urgent:
+            projector.finish()
+
+
+def project_optuna(store: Store, plan: Plan) -> None:
+    """Bring Optuna's study up to date, with every stored plan that shares it."""
+    from gatera.studies import schedule
+
+    others = [store.plan(stem) for stem in store.stems() if stem != plan.stem]
+    shared = [p for p in others if (p.study, p.scale) == (plan.study, plan.scale)]
+    schedule.sync(store, [plan, *shared])
+
+
+def report_artifacts(files: tuple[Path, ...]) -> Mapping[str, list[Path]]:
+    """Return a report's files by the folder that they have among the artifacts."""
+    folders: dict[str, list[Path]] = {}
+    for path in files:
+        folder = "report/figures" if path.suffix == ".png" else "report"
+        folders.setdefault(folder, []).append(path)
+    return folders
+
+
+def rebuild(store: Store, uri: str | None, code_sha256: str) -> list[Json]:
+    """Bring Optuna's and MLflow's view of every plan up to the store; return one row a plan.
+
+    A plan whose trials are all finished has its report among MLflow's artifacts, as after its run.
+    """
+    from gatera.studies.tracking import Tracker
+
+    rows: list[Json] = []
+    for stem in store.stems():
+        plan = store.plan(stem)
+        project_optuna(store, plan)
+        tracker = Tracker(store, plan, uri)
+        tracker.sync()
+        if not take_snapshot(store, plan, code_sha256=code_sha256).unfinished:
+            record = gather(store, plan, code_sha256=code_sha256)
+            with tempfile.TemporaryDirectory(dir=store.folder, prefix=".report-") as folder:
+                report = write_report(record, Path(folder), allow_mixed=True)
+                tracker.log_report(report_artifacts(report.files))
+        rows.append({"plan": stem, "trials": len(plan.trials)})
+    return rows

@@ -1,0 +1,60 @@
+"""Claims whose holder may hang: their progress, watched on the observer's own clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from gatera.studies.files import signature
+from gatera.studies.store import Store
+from gatera.training.files import METRICS_FILE
+
+LOOK_SECONDS = 1.0  # between two looks at the same claims
+_LONGEST_GAP = 5.0  # seconds between two looks that count: in a longer gap we stood still ourselves
+
+
+@dataclass
+class _Watched:
+    attempt: int
+    progress: tuple[object, ...]
+    since: float  # on the watch's clock
+
+
+class StallWatch:
+    """Tells which live claims made no progress for too long, by what this process saw.
+
+    Nobody else's clock is asked, and time in which this process was itself stopped does not count.
+    """
+
+    def __init__(
+        self, store: Store, timeout: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Call a claim stalled after `timeout` seconds of `clock` without progress."""
+        self._store, self._timeout, self._clock = store, timeout, clock
+        self._watched: dict[str, _Watched] = {}  # by key
+        self._looked_at: float | None = None
+        self._now = 0.0
+
+    def stalled(self, keys: Iterable[str]) -> list[tuple[str, int]]:
+        """Return (key, attempt) of each stalled claim; looks at most once in LOOK_SECONDS."""
+        now = self._clock()
+        if self._looked_at is not None and now - self._looked_at < LOOK_SECONDS:
+            return []
+        if self._looked_at is not None:
+            self._now += min(now - self._looked_at, _LONGEST_GAP)
+        self._looked_at = now
+        return [found for key in keys if (found := self._look(key)) is not None]
+
+    def _look(self, key: str) -> tuple[str, int] | None:
+        attempt = self._store.newest_attempt(key)
+        if self._store.has_result(key) or not self._store.is_live(key, attempt):
+            self._watched.pop(key, None)
+            return None
+        folder = self._store.attempt_folder(key, attempt)
+        progress = tuple(signature(folder / name) for name in (METRICS_FILE, "log"))
+        seen = self._watched.get(key)
+        if seen is None or (seen.attempt, seen.progress) != (attempt, progress):
+            self._watched[key] = _Watched(attempt, progress, self._now)
+            return None
+        return (key, attempt) if self._now - seen.since >= self._timeout else None

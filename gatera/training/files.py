@@ -1,0 +1,35 @@
+"""The files of one attempt, by name, for those who do without torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+METRICS_FILE = "metrics.jsonl"
+PREDICTIONS_FILE = "predictions.parquet"
+ADAPTER_FOLDER = "adapter"
+CHECKPOINT_FOLDER = "checkpoints"
+
+# Steps done, and the first digits of the SHA-256 of the file's bytes.
+_CHECKPOINT = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")
+
+
+def checkpoint_name(step: int, sha256: str) -> str:
+    """Return the name of a checkpoint after `step` steps whose bytes have the hash `sha256`."""
+    return f"step-{step:08d}-{sha256[:16]}.pt"
+
+
+def checkpoints(folder: Path) -> list[tuple[int, str, Path]]:
+    """Return (steps, hash, path) of each checkpoint in `folder`, by steps.
+
+    The hash is what the file's name says of its bytes: the first 16 hex digits of their SHA-256.
+    """
+    if not folder.is_dir():
+        return []
+    named = ((_CHECKPOINT.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted((int(match[1]), match[2], path) for match, path in named if match)
+
+
+def checkpointed_steps(attempt_folder: Path) -> int:
+    """Return the steps of an attempt's newest checkpoint, 0 where it has none."""
+    return max((step for step, _, _ in checkpoints(attempt_folder / CHECKPOINT_FOLDER)), default=0)

@@ -1,0 +1,182 @@
+"""Workers and runs whose trials only pretend to train: real processes, no torch, no waiting.
+
+    python -m made_up_work STORE [--claim-timeout S]        be a worker
+    python -m made_up_work run STORE [ENGINE]               be a supervisor with such workers
+
+What a trial does is in the environment variable MADE_UP, as JSON: see `Course`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from made_up import CODE, make_result
+
+from gatera import cli
+from gatera.studies.files import file_sha256
+from gatera.studies.launch import Slots
+from gatera.studies.launch.local import LocalLauncher
+from gatera.studies.launch.slurm import SlurmLauncher
+from gatera.studies.owner import worker_name
+from gatera.studies.store import Store
+from gatera.studies.worker import work
+from gatera.training.files import CHECKPOINT_FOLDER, checkpoint_name, checkpointed_steps
+from gatera.training.progress import MetricsLog, PrunedError
+from gatera.trial import Trial, TrialResult
+
+if TYPE_CHECKING:
+    from gatera.studies.supervisor import Outcome
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a made-up trial does."""
+
+    steps: int = 4
+    pause: float = 0.0  # seconds a step
+    checkpoint_every: int = 2
+    hanging_attempt: int | None = None  # which attempt stands still after its first step
+    broken_variant: str | None = None  # whose trials fail while `repaired` does not exist
+    repaired: str = ""
+    full_while: str = ""  # the disk counts as full while this file exists
+    ignores_sigterm: bool = False
+
+
+def fit(
+    trial: Trial,
+    attempt_dir: Path,
+    *,
+    data_root: Path | None,
+    resume_from: list[Path],
+    attempt: int,
+    stop_file: Path,
+) -> TrialResult:
+    """Write metrics, checkpoints and predictions, as a real trial does."""
+    course = Course(**json.loads(os.environ.get("MADE_UP", "{}")))
+    if course.ignores_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    log = MetricsLog(attempt_dir / "metrics.jsonl", course.steps)
+    begun = max((checkpointed_steps(folder) for folder in resume_from), default=0)
+    for step in range(begun + 1, course.steps + 1):
+        log.write("train", step, {"train/loss": 1 / step})
+        if trial.variant == course.broken_variant and not Path(course.repaired).exists():
+            raise RuntimeError("a planted bug")
+        if course.full_while and Path(course.full_while).exists():
+            raise OSError(errno.ENOSPC, "No space left on device", str(attempt_dir))
+        if stop_file.exists():
+            raise PrunedError(f"pruned after step {step}")
+        if step % course.checkpoint_every == 0:
+            folder = attempt_dir / CHECKPOINT_FOLDER
+            folder.mkdir(exist_ok=True)
+            (folder / checkpoint_name(step, "f" * 64)).touch()
+        time.sleep(3600 if attempt == course.hanging_attempt else course.pause)
+    path = attempt_dir / "predictions.parquet"
+    path.write_text(trial.key)
+    score = 0.25 + int(trial.key[:2], 16) / 1024
+    result = make_result(trial, score, attempt=attempt)
+    return dataclasses.replace(result, predictions_sha256=file_sha256(path))
+
+
+def start_worker(store: Store, *, claim_timeout: float = 60.0, **course) -> subprocess.Popen[str]:
+    """Start a worker in a process group of its own."""
+    command = [sys.executable, "-m", "made_up_work", str(store.folder)]
+    return _start([*command, "--claim-timeout", str(claim_timeout)], course)
+
+
+def start_run(store: Store, engine: str = "local", **course) -> subprocess.Popen[str]:
+    """Start a supervisor on the store's one plan, in a process group of its own."""
+    return _start([sys.executable, "-m", "made_up_work", "run", str(store.folder), engine], course)
+
+
+def _start(command: list[str], course: dict[str, object]) -> subprocess.Popen[str]:
+    environment = os.environ | {"MADE_UP": json.dumps(course)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background job ignores SIGINT, and would hand that down to this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+class MadeUpLauncher(LocalLauncher):
+    """Starts such workers where the supervisor asks for real ones."""
+
+    def start(self, count: int, command: list[str], gpus: int, cpus: int) -> list[str]:
+        """Start `count` workers with the options of `command`."""
+        return super().start(count, made_up_command(command), gpus, cpus)
+
+
+class MadeUpSlurmLauncher(SlurmLauncher):
+    """The same, as jobs."""
+
+    def start(self, count: int, command: list[str], gpus: int, cpus: int) -> list[str]:
+        """Submit `count` workers with the options of `command`."""
+        return super().start(count, made_up_command(command), gpus, cpus)
+
+
+def made_up_command(command: list[str]) -> list[str]:
+    """Return the command of such a worker with the options of a real one."""
+    return [sys.executable, "-m", "made_up_work", *command[command.index("work") + 1 :]]
+
+
+def run_here(store: Store, stem: str, engine: str, reports: Path, **options) -> Outcome:
+    """Run a stored plan with two such workers."""
+    from gatera.studies.supervisor import RunOptions, run  # loads more than a worker needs
+
+    logs = store.folder / "logs"
+    if engine == "slurm":
+        launcher: LocalLauncher | SlurmLauncher = MadeUpSlurmLauncher(logs, {"time": "10"})
+    else:
+        launcher = MadeUpLauncher(logs)
+    return run(
+        store,
+        store.plan(stem),
+        RunOptions(claim_timeout=60.0, report_dir=reports, **options),
+        launcher=launcher,
+        slots=Slots(2),
+        code_sha256=CODE,
+        show=lambda snapshot: None,
+    )
+
+
+def _main(arguments: list[str]) -> int:
+    if arguments[0] == "run":
+        store = Store(Path(arguments[1]))
+        reports = store.folder.parent / "reports"
+        outcome = run_here(store, store.stems()[0], arguments[2], reports)
+        print(json.dumps(outcome.snapshot.counts))
+        return 0
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    limit = options.get("--max-attempts")
+    work(
+        Path(arguments[0]),
+        stems=(),
+        worker=worker_name(),
+        max_attempts=int(limit) if limit else None,
+        claim_timeout=float(options["--claim-timeout"]),
+        fit=fit,
+        preload=("made_up_work",),
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    # Imported by its own name, under which trials' processes find `fit`.
+    import made_up_work
+
+    sys.exit(cli.carry_out(lambda: made_up_work._main(sys.argv[1:])))

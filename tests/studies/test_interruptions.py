@@ -1,0 +1,264 @@
+"""Workers and supervisors that are stopped, killed, asked to end, or run out of disk."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from made_up import CODE, commit_result
+from made_up_work import start_run, start_worker
+from processes import running
+
+from gatera.studies.store import Store
+
+
+@pytest.fixture
+def one_trial(store, plan):
+    """A store in which one trial is left to run."""
+    store.write_plan(plan)
+    *others, trial = plan.trials
+    for other in others:
+        commit_result(store, other, 0.5)
+    return trial
+
+
+@pytest.fixture
+def begun():
+    """Processes that are ended with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(process):
+            stack.callback(process.communicate)
+            stack.callback(_kill_group, process.pid)
+            return process
+
+        yield begin
+
+
+def _kill_group(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def wait_for(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+    return value
+
+
+def step_of(store, key, attempt):
+    return (store.progress(key, attempt) or {}).get("step", 0)
+
+
+def steps_of(store, key, attempt):
+    return [line["step"] for line in store.metrics(key, attempt)]
+
+
+def end_of(process, seconds=60.0):
+    """Wait for a worker to end by itself; return what it said."""
+    _, said = process.communicate(timeout=seconds)
+    return said
+
+
+def test_a_stopped_worker_is_taken_over_and_its_late_result_thrown_away(store, one_trial, begun):
+    key = one_trial.key
+    stopped = begun(start_worker(store, steps=20, pause=0.1))
+    wait_for(lambda: step_of(store, key, 1) >= 2)
+    os.killpg(stopped.pid, signal.SIGSTOP)
+    other = begun(start_worker(store, claim_timeout=2.0))
+    end_of(other)
+    assert other.returncode == 0
+    first = store.result(key)
+    assert first.attempt == 2
+    written = (store.trial_folder(key) / "result.json").read_bytes()
+    dead = json.loads((store.trial_folder(key) / "claim.1.dead").read_text())
+    assert dead == {"reason": "no progress for 2 s"}
+    os.killpg(stopped.pid, signal.SIGCONT)
+    end_of(stopped)
+    late = store.attempt_folder(key, 1) / "late.json"
+    assert json.loads(late.read_text()) == {"equal": True}
+    assert "another attempt had committed" in (late.parent / "log").read_text()
+    assert (store.trial_folder(key) / "result.json").read_bytes() == written
+    assert store.newest_attempt(key) == 2
+
+
+def test_a_hanging_trial_is_ended_by_its_own_worker_and_run_again(store, one_trial, begun):
+    key = one_trial.key
+    worker = begun(start_worker(store, claim_timeout=2.0, hanging_attempt=1))
+    end_of(worker)
+    assert worker.returncode == 0
+    assert store.result(key).attempt == 2
+    (failure,) = store.failures(key)
+    assert (failure.kind, failure.message) == (
+        "killed",
+        "static_gate, seed 2: made no progress for 2 s",
+    )
+
+
+def test_sigterm_releases_the_trial_and_what_follows_resumes_it(store, one_trial, begun):
+    key = one_trial.key
+    worker = begun(start_worker(store, steps=40, pause=0.1))
+    wait_for(lambda: step_of(store, key, 1) >= 5)
+    worker.send_signal(signal.SIGTERM)
+    end_of(worker)
+    assert worker.returncode == 143
+    assert store.failure(key, 1).kind == "interrupted"
+    assert store.status(one_trial, code_sha256=CODE).state == "waiting"
+    end_of(begun(start_worker(store, steps=12)))
+    assert store.result(key).attempt == 2
+    assert steps_of(store, key, 2)[0] > 1
+
+
+def test_a_worker_that_waits_for_others_ends_at_once_when_asked(store, one_trial, begun):
+    claim = store.claim(one_trial.key, {"worker": "another"})
+    worker = begun(start_worker(store))
+    time.sleep(3)
+    worker.send_signal(signal.SIGTERM)
+    end_of(worker)
+    assert worker.returncode == 143
+    claim.release()
+
+
+@pytest.mark.parametrize(("step", "kind"), [(1, "killed"), (3, "interrupted")])
+def test_a_killed_worker_counts_against_its_trial_unless_it_advanced(
+    store, one_trial, begun, step, kind
+):
+    key = one_trial.key
+    worker = begun(start_worker(store, steps=step + 1, pause=1.0))
+    wait_for(lambda: step_of(store, key, 1) >= step)
+    os.kill(worker.pid, signal.SIGKILL)
+    end_of(begun(start_worker(store)))
+    assert store.result(key).attempt == 2
+    failure = store.failure(key, 1)
+    assert (failure.kind, failure.message) == (kind, "static_gate, seed 2: ended with its worker")
+    assert len(store.failures(key)) == (kind == "killed")
+
+
+def test_a_worker_started_again_under_its_name_gives_up_its_old_claim(
+    store, one_trial, begun, monkeypatch
+):
+    owner = {"worker": "job_7", "host": "elsewhere", "pid": 1}
+    claim = store.claim(one_trial.key, owner)  # as after a requeue, where the old lock lives on
+    monkeypatch.setenv("GATERA_WORKER", "job_7")
+    end_of(begun(start_worker(store)))
+    assert store.result(one_trial.key).attempt == 2
+    claim.release()
+
+
+def test_a_full_disk_ends_the_worker_with_one_message_and_counts_for_nothing(
+    store, one_trial, begun, tmp_path
+):
+    full = tmp_path / "full"
+    full.touch()
+    worker = begun(start_worker(store, full_while=str(full)))
+    said = end_of(worker)
+    assert worker.returncode == 2
+    assert said == (
+        f"gatera: no room left on the disk or quota of {store.folder}; nothing that was finished "
+        "is lost. Make room, and the same command goes on.\n"
+    )
+    assert store.failures(one_trial.key) == []
+    full.unlink()
+    end_of(begun(start_worker(store, full_while=str(full))))
+    assert store.result(one_trial.key).attempt == 2
+
+
+def test_a_pruned_trial_stops_and_is_left_alone(store, one_trial, begun):
+    key = one_trial.key
+    worker = begun(start_worker(store, steps=200, pause=0.1))
+    wait_for(lambda: step_of(store, key, 1) >= 2)
+    store.prune(key, 2)
+    end_of(worker)
+    assert worker.returncode == 0
+    assert store.status(one_trial, code_sha256=CODE).state == "pruned"
+    assert step_of(store, key, 1) < 100
+    assert store.failure(key, 1) is None
+    assert store.newest_attempt(key) == 1
+
+
+def workers_of(store: Store) -> list[int]:
+    return [each.worker for each in running(store.folder)]
+
+
+def test_ctrl_c_twice_ends_a_run_whose_trials_do_not_listen(tracked, one_trial, begun):
+    store = tracked
+    run = begun(start_run(store, steps=2, pause=600.0, ignores_sigterm=True))
+    wait_for(lambda: step_of(store, one_trial.key, 1))
+    workers = workers_of(store)
+    run.send_signal(signal.SIGINT)
+    time.sleep(1.5)
+    assert run.poll() is None  # it waits for the workers
+    began = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    said = end_of(run, 10)
+    assert time.monotonic() - began < 5
+    assert run.returncode == 130
+    assert "stopping; workers save a checkpoint (again: end at once)" in said
+    assert "interrupted; everything finished is kept" in said
+    assert "Traceback" not in said
+    assert workers
+    assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers)
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(tracked, one_trial, begun):
+    store = tracked
+    run = begun(start_run(store, steps=100, pause=0.1))
+    wait_for(lambda: step_of(store, one_trial.key, 1) >= 3)
+    run.send_signal(signal.SIGTERM)
+    end_of(run)
+    assert run.returncode == 130
+    assert workers_of(store) == []
+    assert store.failure(one_trial.key, 1).kind == "interrupted"
+
+
+def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
+    tracked, one_trial, begun, tmp_path
+):
+    store, full = tracked, tmp_path / "full"
+    full.touch()
+    run = begun(start_run(store, full_while=str(full)))
+    said = end_of(run)
+    assert run.returncode == 2
+    assert said.count("no room left on the disk") == 1
+    assert "Traceback" not in said
+    assert workers_of(store) == []
+    full.unlink()
+    again = begun(start_run(store, full_while=str(full)))
+    counts, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    assert json.loads(counts)["done"] == 10
+
+
+def test_a_dead_worker_is_replaced_and_a_dead_supervisor_takes_its_workers_over(
+    tracked, plan, begun
+):
+    store = tracked
+    store.write_plan(plan)
+    run = begun(start_run(store, steps=20, pause=0.1))
+    first = wait_for(lambda: len(workers_of(store)) == 2 and workers_of(store))
+    wait_for(lambda: any(store.is_running(trial.key) for trial in plan.trials))
+    run.kill()
+    os.kill(first[0], signal.SIGKILL)
+    run.wait()
+    again = begun(start_run(store, steps=20, pause=0.1))
+    second = wait_for(lambda: len(workers_of(store)) == 2 and workers_of(store))
+    assert first[1] in second
+    counts, said = again.communicate(timeout=120)
+    assert json.loads(counts)["done"] == 10, said
+
+
+def test_the_claim_timeout_is_positive(tmp_path):
+    done = subprocess.run(
+        ["python", "-m", "gatera.studies", "work", str(tmp_path), "--claim-timeout", "0"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "invalid number of seconds above 0 value: '0'" in done.stderr

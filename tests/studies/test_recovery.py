@@ -1,0 +1,242 @@
+"""Runs whose trials only pretend: failures and repairs, damage, lost projections, lost workers."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_up import CODE, commit_result
+from made_up_work import run_here
+from mlflow.tracking import MlflowClient
+from test_schedule import optuna_trials
+
+from gatera.errors import InputError
+from gatera.studies.crew import Crew
+from gatera.studies.launch import Slots, choose
+from gatera.studies.progress import failure_lines, take_snapshot
+
+
+@pytest.fixture
+def run(tracked, plan, tmp_path, monkeypatch):
+    """Return what runs the made-up study in this process, with two workers."""
+    tracked.write_plan(plan)
+    paths = [str(Path(__file__).parent.parent), *filter(None, sys.path)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+    def run_study(course=None, **options):
+        monkeypatch.setenv("MADE_UP", json.dumps(course or {}))
+        return run_here(tracked, plan.stem, "local", tmp_path / "reports", **options)
+
+    return run_study
+
+
+def test_a_planted_bug_fails_alone_and_is_run_again_when_repaired(run, store, plan, tmp_path):
+    repaired = tmp_path / "repaired"
+    course = {"broken_variant": "hira", "repaired": str(repaired)}
+    outcome = run(course)
+    counts = outcome.snapshot.counts
+    assert (counts["done"], counts["failed"], counts["waiting"]) == (7, 3, 0)
+    for trial in plan.trials_of("hira"):
+        assert store.newest_attempt(trial.key) == 2
+    lines = failure_lines(outcome.snapshot)
+    assert lines[0] == "failed (bug, attempt 2): hira, seed 0: RuntimeError: a planted bug"
+    assert "    RuntimeError: a planted bug" in lines
+    assert "hira, seed 1: failed: hira, seed 1: RuntimeError: a planted bug" in (
+        outcome.report.markdown
+    )
+    repaired.touch()
+    still = run(course)
+    assert still.snapshot.counts["failed"] == 3
+    assert [store.newest_attempt(trial.key) for trial in plan.trials_of("hira")] == [2, 2, 2]
+    again = run(course, retry="failed")
+    assert again.snapshot.counts["done"] == 10
+    assert "planted" not in again.report.markdown
+    assert "| hira | 3 |" in again.report.markdown
+
+
+def test_more_attempts_are_made_where_they_are_asked_for(run, store, plan, tmp_path):
+    outcome = run({"broken_variant": "hira", "repaired": str(tmp_path / "no")}, max_attempts=3)
+    assert outcome.snapshot.counts["failed"] == 3
+    assert [store.newest_attempt(trial.key) for trial in plan.trials_of("hira")] == [3, 3, 3]
+
+
+def test_a_damaged_result_runs_again_and_a_late_other_one_is_named(run, store, plan):
+    first = run()
+    damaged, late = (plan.trials[place].key for place in (2, 5))
+    store.predictions_path(damaged, 1).write_text("something else")
+    (store.attempt_folder(late, 1) / "late.json").write_text('{"equal": false}')
+    again = run()
+    assert again.snapshot.counts["done"] == 10
+    assert store.result(damaged).attempt == 2
+    assert again.report.markdown == first.report.markdown
+    assert len(again.warnings) == 2
+    assert "predictions.parquet was changed; the result was set aside" in again.warnings[0]
+    assert "attempt 1 ended late with another result" in again.warnings[1]
+
+
+def content(store, plan, copy):
+    """Return what Optuna and MLflow say of the study, without their own numbers and times."""
+    shutil.copy(store.folder / "mlflow.db", copy)  # MLflow keeps a database open, deleted or not
+    client = MlflowClient(tracking_uri=f"sqlite:///{copy}")
+    experiment = client.get_experiment_by_name(plan.study)
+    runs = client.search_runs([experiment.experiment_id])
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    mlflow = {}
+    for run in runs:
+        tags = {k: v for k, v in run.data.tags.items() if k.startswith("gatera.")}
+        histories = {
+            name: sorted(
+                (point.step, point.value)
+                for point in client.get_metric_history(run.info.run_id, name)
+            )
+            for name in run.data.metrics
+        }
+        artifacts = sorted(item.path for item in client.list_artifacts(run.info.run_id))
+        parent = names.get(run.data.tags.get("mlflow.parentRunId", ""))
+        described = (parent, run.info.status, tags, run.data.params, histories, artifacts)
+        mlflow[run.info.run_name] = described
+    trials = [
+        (t.params, t.value, t.state, t.user_attrs, t.intermediate_values)
+        for t in optuna_trials(store)
+    ]
+    return mlflow, trials
+
+
+def test_both_views_are_rebuilt_equal_from_the_store(run, store, plan, tmp_path):
+    run({"broken_variant": "static_gate", "repaired": str(tmp_path / "no")})
+    before = content(store, plan, tmp_path / "before.db")
+    mlflow, optuna = before
+    assert len(mlflow) == len(plan.trials) + 1
+    assert mlflow["hira/seed0"][1] == "FINISHED"
+    assert mlflow["static_gate/seed1"][1] == "FAILED"
+    assert mlflow["hira/seed0"][4]["train/loss"] == [(s, 1 / s) for s in (1, 2, 3, 4)]
+    assert mlflow["hira/seed0"][5] == ["predictions.parquet"]
+    assert mlflow["made_up.tiny"][5] == ["report"]
+    assert len(optuna) == len(plan.trials)
+    (store.folder / "mlflow.db").unlink()
+    (store.folder / "optuna.journal").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "gatera.studies", "sync", str(store.folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "made_up.tiny: 10 trials\n", done.stderr
+    assert content(store, plan, tmp_path / "after.db") == before
+
+
+class StandIn:
+    """A launcher whose workers do what a test says."""
+
+    def __init__(self, alive=()):
+        self.running = set(alive)
+        self.started = []
+
+    def start(self, count, command, gpus, cpus):
+        ids = [f"w{len(self.started) + place}" for place in range(count)]
+        self.started += ids
+        self.running |= set(ids)
+        self.command, self.gpus, self.cpus = command, gpus, cpus
+        return ids
+
+    def alive(self, ids):
+        return self.running & set(ids)
+
+    def stop(self, ids):
+        self.running -= set(ids)
+
+
+def crew_of(store, plan, launcher, *, workers=2):
+    return Crew(store, plan.stem, launcher, Slots(workers), max_attempts=None, claim_timeout=60.0)
+
+
+def tend(crew, store, plan):
+    crew.look()
+    crew.tend(take_snapshot(store, plan, code_sha256=CODE))
+
+
+def test_workers_are_started_once_and_replaced_when_they_die(store, plan):
+    launcher = StandIn()
+    crew = crew_of(store, plan, launcher)
+    for _ in range(3):
+        tend(crew, store, plan)
+    assert launcher.started == ["w0", "w1"]
+    assert launcher.command[2:] == [
+        *("gatera.studies", "work", str(store.folder), "--plan", "made_up.tiny"),
+        *("--claim-timeout", "60.0"),
+    ]
+    launcher.running.discard("w1")
+    tend(crew, store, plan)
+    assert launcher.started == ["w0", "w1", "w2"]
+    again = crew_of(store, plan, launcher)  # another supervisor
+    tend(again, store, plan)
+    assert launcher.started == ["w0", "w1", "w2"]
+    again.stop()
+    assert launcher.running == set()
+
+
+def test_the_claim_of_a_worker_that_its_launcher_lost_is_dead(store, plan):
+    key = plan.trials[0].key
+    launcher = StandIn()
+    crew = crew_of(store, plan, launcher)
+    tend(crew, store, plan)
+    claims = [
+        store.claim(trial.key, {"worker": worker})
+        for trial, worker in zip(plan.trials, ("w0", "w1", "by_hand"), strict=False)
+    ]
+    tend(crew, store, plan)
+    assert store.is_running(key)
+    launcher.running.discard("w0")
+    tend(crew, store, plan)
+    assert [store.is_running(trial.key) for trial in plan.trials[:3]] == [False, True, True]
+    dead = json.loads((store.trial_folder(key) / "claim.1.dead").read_text())
+    assert dead == {"reason": "its worker w0 is gone"}
+    for claim in claims:
+        claim.release()
+
+
+def test_no_more_workers_than_trials_are_started(store, plan):
+    for trial in plan.trials[1:]:
+        commit_result(store, trial, 0.5)
+    launcher = StandIn()
+    tend(crew_of(store, plan, launcher, workers=5), store, plan)
+    assert launcher.started == ["w0"]
+
+
+def test_workers_that_end_again_and_again_end_the_run(store, plan):
+    launcher = StandIn()
+    crew = crew_of(store, plan, launcher)
+    (store.folder / "logs").mkdir()
+    (store.folder / "logs" / "workers.log").write_text("a line\nImportError: no torch\n")
+
+    def lose_them_all():
+        for _ in range(20):
+            tend(crew, store, plan)
+            launcher.running.clear()
+
+    with pytest.raises(InputError, match=r"before they take a trial \(ImportError: no torch\)"):
+        lose_them_all()
+    assert len(launcher.started) < 12
+
+
+def test_every_gpu_gets_its_workers(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    _, slots = choose.local(tmp_path, None, "small", None, 3)
+    assert (slots.workers, slots.gpus) == (6, 1)
+    _, slots = choose.local(tmp_path, None, "small", 2, 3)
+    assert slots.workers == 2
+
+
+def test_threads_depend_on_the_options_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(choose, "cpu_count", lambda: 12)
+    slots = [choose.local(tmp_path, None, *each, 1)[1] for each in (("tiny", None), ("small", 3))]
+    assert slots == [Slots(12, 0, 1), Slots(3, 0, 4)]
+
+
+def test_slurm_needs_a_number_of_workers(tmp_path):
+    with pytest.raises(InputError, match="--launcher slurm needs --workers N"):
+        choose.slurm(tmp_path, None, None, "partition=gpu")

@@ -1,0 +1,257 @@
+"""Workers as jobs of a real SLURM, which runs on this machine alone."""
+
+import contextlib
+import getpass
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from made_up_work import start_run
+
+from gatera.errors import InputError
+from gatera.studies.launch.slurm import SlurmLauncher, minutes, parse_options
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
+CONFIGURATION = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller_port}
+SlurmdPort={daemon_port}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.sock
+CredType=cred/munge
+SlurmUser={user}
+SlurmdUser={user}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+ReturnToService=2
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SlurmdParameters=config_overrides
+SlurmdTimeout=10
+KillWait=5
+JobRequeue=1
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
+PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+class Cluster:
+    """munge, a controller and one node with four slots."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "state").mkdir()
+        (folder / "spool").mkdir()
+        self.configuration = folder / "slurm.conf"
+        self.configuration.write_text(
+            CONFIGURATION.format(
+                host=socket.gethostname().partition(".")[0],
+                user=getpass.getuser(),
+                folder=folder,
+                controller_port=free_port(),
+                daemon_port=free_port(),
+            )
+        )
+        key = folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+
+    def start(self):
+        at = self.folder
+        files = [f"--key-file={at}/munge.key", f"--socket={at}/munge.sock"]
+        files += [f"--pid-file={at}/munged.pid", f"--log-file={at}/munged.log"]
+        subprocess.run(["munged", "--force", *files, f"--seed-file={at}/munged.seed"], check=True)
+        subprocess.run(["slurmctld", "-f", self.configuration], check=True)
+        self.start_node()
+        deadline = time.monotonic() + 30
+        while "idle" not in self.ask("sinfo", "--noheader", "--format=%T"):
+            assert time.monotonic() < deadline, (at / "slurmctld.log").read_text()[-2000:]
+            time.sleep(0.2)
+
+    def start_node(self):
+        subprocess.run(["slurmd", "-f", self.configuration], check=True)
+
+    def kill_node(self):
+        """Kill the node's daemon and all that runs under it, as a crash would."""
+        steps = subprocess.run(["pgrep", "slurmstepd"], capture_output=True, text=True, check=False)
+        ours = [int(pid) for pid in steps.stdout.split() if self._is_ours(int(pid))]
+        for pid in [int((self.folder / "slurmd.pid").read_text()), *ours]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _is_ours(self, pid):
+        with contextlib.suppress(OSError):
+            return str(self.folder).encode() in Path(f"/proc/{pid}/environ").read_bytes()
+        return False
+
+    def stop(self):
+        self.ask("scancel", "--user", getpass.getuser())
+        for name in ("slurmd", "slurmctld", "munged"):
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(int((self.folder / f"{name}.pid").read_text()), signal.SIGKILL)
+
+    def ask(self, *command):
+        environment = os.environ | {"SLURM_CONF": str(self.configuration)}
+        asked = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+        return asked.stdout
+
+    def jobs(self, state="R"):
+        options = ("--noheader", "--array", "--format=%i", "--states", state)
+        return self.ask("squeue", *options).split()
+
+    def hurry(self):
+        """Let jobs that wait start now: SLURM keeps one that it requeued for two minutes."""
+        for job in self.jobs("PD"):
+            self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"no SLURM here ({', '.join(missing)}): apt-get install slurm-wlm munge")
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'gatera[slurm]'")
+    folder = Path(tempfile.mkdtemp(prefix="gatera-slurm-"))  # a socket's path must be short
+    made = Cluster(folder)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def started(cluster, tracked, plan, monkeypatch):
+    """A run of the made-up study on the cluster; its processes are ended with the test."""
+    monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
+    store = tracked
+    store.write_plan(plan)
+    run = start_run(store, engine="slurm", steps=20, pause=0.15)
+    yield store, run
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    cluster.ask("scancel", "--user", getpass.getuser())
+
+
+def wait_for(condition, seconds=90.0):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+    return value
+
+
+def running_steps(store, plan):
+    """Return the steps that running trials have done, by key."""
+    running = [trial.key for trial in plan.trials if store.is_running(trial.key)]
+    progress = {key: store.progress(key, store.newest_attempt(key)) for key in running}
+    return {key: line["step"] for key, line in progress.items() if line}
+
+
+def end_of(run, cluster, seconds=240):
+    deadline = time.monotonic() + seconds
+    while run.poll() is None:
+        assert time.monotonic() < deadline, "the run does not end"
+        cluster.hurry()
+        time.sleep(0.5)
+    return run.communicate()
+
+
+def test_a_cancelled_job_and_a_dead_node_leave_the_table_complete(cluster, started, plan):
+    store, run = started
+    wait_for(lambda: len(running_steps(store, plan)) == 2)
+    first = cluster.jobs()
+    assert len(first) == 2
+    assert first[0].partition("_")[0] == first[1].partition("_")[0]  # one array
+    cluster.ask("scancel", first[0])
+    wait_for(lambda: first[0] not in cluster.jobs() and len(running_steps(store, plan)) == 2)
+    cluster.kill_node()
+    time.sleep(2)
+    cluster.start_node()
+    counts, said = end_of(run, cluster)
+    assert run.returncode == 0, said
+    assert json.loads(counts)["done"] == 10
+    report = (store.folder.parent / "reports" / "made_up.tiny.md").read_text()
+    assert "| gatera (reference) | 3 |" in report
+    assert "has not run" not in report
+    kinds = {f.kind for t in plan.trials for n in (1, 2) if (f := store.failure(t.key, n))}
+    assert kinds <= {"interrupted", "killed"}
+    assert kinds
+    assert not cluster.jobs("R")
+    assert not cluster.jobs("PD")
+
+
+def test_a_preempted_job_saves_its_trial_and_is_queued_again(cluster, started, plan):
+    store, run = started
+    wait_for(lambda: max(running_steps(store, plan).values(), default=0) >= 3)
+    job = cluster.jobs()[0]
+    cluster.ask("scancel", "--signal=USR2", job)  # what SLURM sends before a time limit, too
+    counts, said = end_of(run, cluster)
+    assert run.returncode == 0, said
+    assert json.loads(counts)["done"] == 10
+    attempts = [(t.key, n) for t in plan.trials for n in store.attempts(t.key)]
+    interrupted = [(k, n) for k, n in attempts if (f := store.failure(k, n)) and f.kind]
+    assert [store.failure(*each).kind for each in interrupted] == ["interrupted"]
+    ((key, attempt),) = interrupted
+    assert store.owner(key, attempt)["worker"] == job
+    assert "Restarts=1" in cluster.ask("scontrol", "show", "job", job)
+    assert len(json.loads((store.folder / "workers.json").read_text())) == 2  # and nobody else's
+
+
+def test_options_are_read_as_sbatch_has_them():
+    text = "partition=gpu,time=4:00:00,nodelist=a,b,--gpus-per-node=2,exclusive="
+    assert parse_options(text) == {
+        "partition": "gpu",
+        "time": "4:00:00",
+        "nodelist": "a,b",
+        "gpus_per_node": "2",
+        "exclusive": "",
+    }
+    with pytest.raises(InputError, match="--slurm 'gpu' is not key=value"):
+        parse_options("gpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90", 90), ("4:00:00", 240), ("0:30", 1), ("61:01", 62), ("2-3", 3060), ("1-0:30", 1470)],
+)
+def test_time_limits_are_read_as_slurm_writes_them(text, expected):
+    assert minutes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["soon", "1:2:3:4", "", "-"])
+def test_what_is_no_time_limit_is_refused(text):
+    with pytest.raises(InputError, match=r"is not a time limit as SLURM writes it"):
+        minutes(text)
+
+
+def test_a_machine_without_slurm_is_told(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="finds no sbatch and squeue here"):
+        SlurmLauncher(tmp_path, {})
