@@ -71,8 +71,11 @@ def accuracy_cells(table: Table, *, measured: bool) -> Cells:
 
 
 def gate_cells(table: Table) -> Cells:
-    """Return the gates' statistics of the gated rows."""
+    """Return the gates' statistics of the gated rows; with hard gates the share skipped too."""
     header = ["variant", "mean", "below 0.1", "above 0.9", "entropy", "prompt mean", "answer mean"]
+    hard = any("share_skipped" in row.gates["overall"] for row in table.rows if row.gates)
+    if hard:
+        header.append("skipped")
     lines = []
     for row in table.rows:
         if row.gates:
@@ -85,6 +88,7 @@ def gate_cells(table: Table) -> Cells:
                     percent(every["share_above_0.9"]),
                     f"{every['entropy']:.3f}",
                     *(_gate_mean(row.gates.get(tokens)) for tokens in ("prompt", "answer")),
+                    *([percent(every.get("share_skipped"))] if hard else []),
                 ]
             )
     return Cells(header, lines)

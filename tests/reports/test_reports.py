@@ -323,3 +323,17 @@ def test_published_tables_name_variants_of_the_shipped_studies():
         if study.published is not None:
             names = {variant.name for variant in study.variants}
             assert TABLES[study.published].averages.keys() <= names
+
+
+def test_hard_gates_say_what_share_of_the_tokens_was_skipped(store, plan):
+    for trial in plan.trials:
+        commit_result(store, trial, 0.5, gates={"share_skipped": 0.4375})
+    lines = markdown(build_table(gather(store, plan, code_sha256=CODE))).splitlines()
+    header = next(line for line in lines if "below 0.1" in line)
+    assert [cell.strip() for cell in header.split("|")][-2] == "skipped"
+    gated = next(line for line in lines[lines.index(header) :] if line.startswith("| gatera"))
+    assert [cell.strip() for cell in gated.split("|")][-2] == "43.75"
+
+
+def test_soft_gates_say_nothing_of_skipping(record):
+    assert "skipped" not in markdown(build_table(record))
