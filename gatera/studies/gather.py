@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from gatera.reports.records import Curves, RowRecord, StudyRecord, TrialRecord
+from gatera.studies.files import file_sha256
 from gatera.studies.plan import Plan
 from gatera.studies.progress import Snapshot, take_snapshot
-from gatera.studies.files import file_sha256
 from gatera.studies.store import Store
 from gatera.trial import Json, Trial, TrialResult
 
