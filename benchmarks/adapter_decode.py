@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -42,7 +42,6 @@ from measuring import (
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gatera import GateraConfig
 from gatera.adapter.cache import products
 
 BARE, CACHED, REBUILT = "bare base layer", "token+hira, cached", "token+hira, rebuilt"
@@ -85,8 +84,6 @@ def measure_skipping(
     size: Size, tokens: int, dtype: str, repetitions: int, device: torch.device
 ) -> list[Record]:
     """Up and down projection over many tokens, with and without skipping those closed."""
-    if "gate_threshold" not in {field.name for field in fields(GateraConfig)}:
-        return []
     precision = PRECISIONS[dtype]
     names = ("up_proj", "down_proj")
     weights = frozen_weights(size, names, precision.base, device)
@@ -187,8 +184,6 @@ def _decoding_table(records: Sequence[Record]) -> str:
 
 
 def _skipping_table(records: Sequence[Record]) -> str:
-    if not records:
-        return "Not measured: this version has no `gate_threshold`.\n"
     found = {(r.dtype, r.name): r.seconds for r in records}
     rows = []
     for record in records:
