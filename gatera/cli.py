@@ -286,7 +286,8 @@ def _sync(options: argparse.Namespace) -> int:
     from gatera.studies.store import Store
     from gatera.studies.supervisor import synchronize
 
-    for row in synchronize(Store(options.store), options.tracking_uri, _code_sha256()):
+    store = Store(options.store)
+    for row in synchronize(store, options.tracking_uri, _code_sha256(), options.max_attempts):
         print(f"{row['plan']}: {row['trials']} trials")
     return 0
 
@@ -408,6 +409,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_claims(work)
     sync = add("sync", _sync, "Rebuild Optuna's and MLflow's view from the store.")
     sync.add_argument("store", type=Path, metavar="STORE")
+    shared.add_max_attempts(sync)
     shared.add_tracking(sync)
     clean = add("clean", _clean, "Remove what is no longer needed, never a result; show it first.")
     clean.add_argument("store", type=Path, metavar="STORE")

@@ -25,30 +25,31 @@ class Projector(threading.Thread):
     What goes wrong here is a warning: the store is complete without it, and `sync` repeats it.
     """
 
-    def __init__(self, store: Store, plan: Plan, uri: str | None) -> None:
+    def __init__(self, store: Store, plan: Plan, uri: str | None, max_attempts: int | None) -> None:
         super().__init__(name="projector", daemon=True)
         self.warnings: list[str] = []
         self._store, self._plan, self._uri = store, plan, uri
+        self._max_attempts = max_attempts
         self._stop_event = threading.Event()
         self._files: tuple[Path, ...] = ()
 
     def run(self) -> None:
         """Project every few seconds until told to finish, then once more."""
         with self._warning("Optuna"):
-            project_optuna(self._store, self._plan)
+            project_optuna(self._store, self._plan, self._max_attempts)
         with self._warning("MLflow"):
             from gatera.studies.tracking import Tracker
 
-            tracker = Tracker(self._store, self._plan, self._uri)
+            tracker = Tracker(self._store, self._plan, self._uri, self._max_attempts)
             while not self._stop_event.wait(_PROJECT_SECONDS):
                 tracker.sync()
                 with self._warning("Optuna"):
-                    project_optuna(self._store, self._plan)
+                    project_optuna(self._store, self._plan, self._max_attempts)
             tracker.sync()
             if self._files:
                 tracker.log_report(report_artifacts(self._files))
         with self._warning("Optuna"):
-            project_optuna(self._store, self._plan)
+            project_optuna(self._store, self._plan, self._max_attempts)
 
     def finish(self, files: tuple[Path, ...] = ()) -> None:
         """Project what is left, put `files` on the parent run, and end."""
@@ -70,10 +71,14 @@ class Projector(threading.Thread):
 
 @contextlib.contextmanager
 def projecting(
-    store: Store, plan: Plan, uri: str | None, interrupts: Interrupts
+    store: Store,
+    plan: Plan,
+    uri: str | None,
+    interrupts: Interrupts,
+    max_attempts: int | None,
 ) -> Iterator[Projector]:
     """Keep both views up to date; at the end write what is left, unless it is urgent."""
-    projector = Projector(store, plan, uri)
+    projector = Projector(store, plan, uri, max_attempts)
     projector.start()
     try:
         yield projector
@@ -82,13 +87,13 @@ def projecting(
             projector.finish()
 
 
-def project_optuna(store: Store, plan: Plan) -> None:
+def project_optuna(store: Store, plan: Plan, max_attempts: int | None) -> None:
     """Bring Optuna's study up to date, with every stored plan that shares it."""
     from gatera.studies import schedule
 
     others = [store.plan(stem) for stem in store.stems() if stem != plan.stem]
     shared = [p for p in others if (p.study, p.scale) == (plan.study, plan.scale)]
-    schedule.sync(store, [plan, *shared])
+    schedule.sync(store, [plan, *shared], max_attempts)
 
 
 def report_artifacts(files: tuple[Path, ...]) -> Mapping[str, list[Path]]:
@@ -100,7 +105,9 @@ def report_artifacts(files: tuple[Path, ...]) -> Mapping[str, list[Path]]:
     return folders
 
 
-def rebuild(store: Store, uri: str | None, code_sha256: str) -> list[Json]:
+def rebuild(
+    store: Store, uri: str | None, code_sha256: str, max_attempts: int | None
+) -> list[Json]:
     """Bring Optuna's and MLflow's view of every plan up to the store; return one row a plan.
 
     A plan whose trials are all finished has its report among MLflow's artifacts, as after its run.
@@ -110,11 +117,12 @@ def rebuild(store: Store, uri: str | None, code_sha256: str) -> list[Json]:
     rows: list[Json] = []
     for stem in store.stems():
         plan = store.plan(stem)
-        project_optuna(store, plan)
-        tracker = Tracker(store, plan, uri)
+        project_optuna(store, plan, max_attempts)
+        tracker = Tracker(store, plan, uri, max_attempts)
         tracker.sync()
-        if not take_snapshot(store, plan, code_sha256=code_sha256).unfinished:
-            record = gather(store, plan, code_sha256=code_sha256)
+        found = take_snapshot(store, plan, code_sha256=code_sha256, max_attempts=max_attempts)
+        if not found.unfinished:
+            record = gather(store, plan, code_sha256=code_sha256, max_attempts=max_attempts)
             with tempfile.TemporaryDirectory(dir=store.folder, prefix=".report-") as folder:
                 report = write_report(record, Path(folder), allow_mixed=True)
                 tracker.log_report(report_artifacts(report.files))

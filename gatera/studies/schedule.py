@@ -44,7 +44,7 @@ class _NoLock:
         return None
 
 
-def sync(store: Store, plans: Sequence[Plan]) -> None:
+def sync(store: Store, plans: Sequence[Plan], max_attempts: int | None = None) -> None:
     """Bring the Optuna study `<study>.<scale>` up to what the store holds.
 
     Every planned trial is in it once, found by its user attribute `key`: enqueued and asked for
@@ -54,6 +54,7 @@ def sync(store: Store, plans: Sequence[Plan]) -> None:
     Args:
         store: The store whose journal is written.
         plans: All plans of one study at one scale; they share the Optuna study.
+        max_attempts: Failures after which a trial is left; None: each kind's own limit.
     """
     with _quiet():
         study = _open(store, plans)
@@ -63,7 +64,7 @@ def sync(store: Store, plans: Sequence[Plan]) -> None:
                 parameters = {"variant": trial.variant, "seed": trial.seed}
                 study.enqueue_trial(parameters, user_attrs={"key": trial.key})
         _start_waiting(study)
-        _tell(study, store)
+        _tell(study, store, max_attempts)
 
 
 def _planned(plans: Sequence[Plan]) -> list[Trial]:
@@ -138,10 +139,10 @@ def _start_waiting(study: optuna.Study) -> None:
         study.ask(distributions)
 
 
-def _tell(study: optuna.Study, store: Store) -> None:
+def _tell(study: optuna.Study, store: Store, max_attempts: int | None) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         _report(study, store, trial)
-        _tell_one(study, store, trial, "test/accuracy")
+        _tell_one(study, store, trial, "test/accuracy", max_attempts)
 
 
 def _report(study: optuna.Study, store: Store, frozen: FrozenTrial) -> optuna.Trial:
@@ -163,7 +164,13 @@ def _validations(store: Store, key: str) -> dict[int, float]:
     return found
 
 
-def _tell_one(study: optuna.Study, store: Store, trial: FrozenTrial, metric: str) -> bool:
+def _tell_one(
+    study: optuna.Study,
+    store: Store,
+    trial: FrozenTrial,
+    metric: str,
+    max_attempts: int | None = None,
+) -> bool:
     """Tell Optuna how a trial ended; return whether it did."""
     key = trial.user_attrs["key"]
     result = store.result(key)
@@ -173,7 +180,7 @@ def _tell_one(study: optuna.Study, store: Store, trial: FrozenTrial, metric: str
         return False
     elif store.is_pruned(key):
         study.tell(trial.number, state=TrialState.PRUNED)
-    elif store.has_failed(key, None):
+    elif store.has_failed(key, max_attempts):
         study.tell(trial.number, state=TrialState.FAIL)
     else:
         return False

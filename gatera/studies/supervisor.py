@@ -89,7 +89,9 @@ def run(
         store.write_plan(plan)
         damaged = _damaged_results(store, plan)
         _prepare_retries(store, plan, options.retry, look())
-        with projecting(store, plan, options.tracking_uri, interrupts) as projector:
+        with projecting(
+            store, plan, options.tracking_uri, interrupts, options.max_attempts
+        ) as projector:
             if look().unfinished:
                 crew = Crew(
                     store,
@@ -184,11 +186,13 @@ def _unequal_results(store: Store, plan: Plan) -> list[str]:
     ]
 
 
-def synchronize(store: Store, uri: str | None, code_sha256: str) -> list[Json]:
+def synchronize(
+    store: Store, uri: str | None, code_sha256: str, max_attempts: int | None
+) -> list[Json]:
     """Rebuild Optuna's and MLflow's view of every plan; return one row a plan.
 
     Raises:
         InputError: another supervisor holds the store.
     """
     with supervising(store):
-        return rebuild(store, uri, code_sha256)
+        return rebuild(store, uri, code_sha256, max_attempts)

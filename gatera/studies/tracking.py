@@ -58,11 +58,13 @@ def prepare_database(store: Store) -> None:
 class Tracker:
     """Writes one plan's trials to MLflow."""
 
-    def __init__(self, store: Store, plan: Plan, uri: str | None) -> None:
+    def __init__(
+        self, store: Store, plan: Plan, uri: str | None, max_attempts: int | None = None
+    ) -> None:
         """Open the experiment and the parent run; `uri` None means the store's own database."""
         if uri is None:
             prepare_database(store)
-        self._store, self._plan = store, plan
+        self._store, self._plan, self._max_attempts = store, plan, max_attempts
         self._client = MlflowClient(tracking_uri=uri or local_uri(store))
         self._experiment = self._find_experiment(local=uri is None)
         self._parent = self._find_parent()
@@ -77,15 +79,22 @@ class Tracker:
             if result is None and not self._store.newest_attempt(trial.key):
                 continue
             run = self._child(trial, result)
-            if run.info.status != "RUNNING":
+            if run.info.status == "FINISHED":
                 continue
             self._log_live(trial, run)
             if result is not None:
                 self._finish(trial, run, result)
-            elif self._store.has_failed(trial.key, None):
-                self._end(trial, run, "FAILED")
-            elif self._store.is_pruned(trial.key) and not self._store.is_running(trial.key):
-                self._end(trial, run, "KILLED")
+            elif (status := self._status(trial)) != run.info.status:
+                self._set_status(trial, run, status)
+
+    def _status(self, trial: Trial) -> str:
+        """Return what MLflow says of a trial without a result; one that failed may run again."""
+        if not self._store.is_running(trial.key):
+            if self._store.is_pruned(trial.key):
+                return "KILLED"
+            if self._store.has_failed(trial.key, self._max_attempts):
+                return "FAILED"
+        return "RUNNING"
 
     def log_report(self, folders: Mapping[str, Sequence[Path]]) -> None:
         """Put the report's files on the parent run, by folder, and end it."""
@@ -206,8 +215,12 @@ class Tracker:
                 self._client.log_artifact(run.info.run_id, str(folder / name))
         self._end(trial, run, "FINISHED", run.info.start_time + round(1000 * result.seconds))
 
-    def _end(self, trial: Trial, run: Run, status: str, end_time: int | None = None) -> None:
+    def _end(self, trial: Trial, run: Run, status: str, end_time: int) -> None:
         self._client.set_terminated(run.info.run_id, status=status, end_time=end_time)
+        self._children[trial.key] = self._client.get_run(run.info.run_id)
+
+    def _set_status(self, trial: Trial, run: Run, status: str) -> None:
+        self._client.update_run(run.info.run_id, status=status)
         self._children[trial.key] = self._client.get_run(run.info.run_id)
 
 

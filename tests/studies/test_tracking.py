@@ -4,8 +4,9 @@ import json
 
 from made_up import commit_result
 from mlflow.tracking import MlflowClient
+from test_schedule import optuna_trials
 
-from gatera.studies import tracking
+from gatera.studies import schedule, tracking
 from gatera.studies.store import Failure
 
 
@@ -77,6 +78,45 @@ def test_a_failed_trial_is_a_failed_run(tracked, plan):
     tracking.Tracker(tracked, plan, None).sync()
     _, _, children = runs_of(tracked, plan)
     assert [child.info.status for child in children] == ["FAILED"]
+
+
+def test_a_failed_run_goes_on_with_its_trial(tracked, plan):
+    trial = plan.trials_of("gatera")[0]
+    for attempt in (1, 2):
+        tracked.claim(trial.key, {}).release()
+        tracked.write_failure(trial.key, Failure(attempt, "bug", "it broke", ""))
+    tracker = tracking.Tracker(tracked, plan, None)
+
+    def statuses():
+        tracker.sync()
+        return [child.info.status for child in runs_of(tracked, plan)[2]]
+
+    assert statuses() == ["FAILED"]
+    tracked.forgive_failures(trial.key)
+    assert statuses() == ["RUNNING"]
+    commit_result(tracked, trial, 0.5)
+    assert statuses() == ["FINISHED"]
+    _, _, children = runs_of(tracked, plan)
+    assert children[0].data.metrics["test/accuracy"] == 0.5
+
+
+def test_a_trial_fails_in_both_views_at_the_limit_that_was_asked_for(tracked, plan):
+    trial = plan.trials_of("gatera")[0]
+    for attempt in (1, 2):
+        tracked.claim(trial.key, {}).release()
+        tracked.write_failure(trial.key, Failure(attempt, "bug", "it broke", ""))
+    tracking.Tracker(tracked, plan, None, max_attempts=3).sync()
+    assert [child.info.status for child in runs_of(tracked, plan)[2]] == ["RUNNING"]
+    schedule.sync(tracked, [plan], max_attempts=3)
+    assert "FAIL" not in {trial.state.name for trial in optuna_trials(tracked)}
+
+
+def test_a_pruned_trial_is_a_killed_run(tracked, plan):
+    trial = plan.trials_of("gatera")[0]
+    tracked.claim(trial.key, {}).release()
+    tracked.prune(trial.key, 40)
+    tracking.Tracker(tracked, plan, None).sync()
+    assert [child.info.status for child in runs_of(tracked, plan)[2]] == ["KILLED"]
 
 
 def test_the_report_and_the_predictions_are_artifacts(tracked, plan, tmp_path):
