@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from made_up import CODE, make_result
+from made_up import CODE, answers_worth, make_result
 
 from gatera import cli
 from gatera.studies.files import file_sha256
@@ -80,11 +80,24 @@ def fit(
             folder.mkdir(exist_ok=True)
             (folder / checkpoint_name(step, "f" * 64)).touch()
         time.sleep(3600 if attempt == course.hanging_attempt else course.pause)
+    score = (2 + int(trial.key[0], 16) % 4) / 8
     path = attempt_dir / "predictions.parquet"
-    path.write_text(trial.key)
-    score = 0.25 + int(trial.key[:2], 16) / 1024
+    write_predictions(path, trial, score)
     result = make_result(trial, score, attempt=attempt)
     return dataclasses.replace(result, predictions_sha256=file_sha256(path))
+
+
+def write_predictions(path: Path, trial: Trial, score: float) -> None:
+    """Write predictions that are worth `score` in every task."""
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [
+        {"task": task, "index": index, "correct": bool(right)}
+        for task in trial.config["data"]["tasks"]
+        for index, right in enumerate(answers_worth(score))
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
 def start_worker(store: Store, *, claim_timeout: float = 60.0, **course) -> subprocess.Popen[str]:
@@ -170,7 +183,7 @@ def _main(arguments: list[str]) -> int:
         max_attempts=int(limit) if limit else None,
         claim_timeout=float(options["--claim-timeout"]),
         fit=fit,
-        preload=("made_up_work",),
+        preload=("made_up_work", "pyarrow.parquet"),
     )
     return 0
 

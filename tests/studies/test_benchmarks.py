@@ -50,6 +50,7 @@ def test_the_storm_notices_what_differs(plan, tmp_path):
     assert kill_storm.differences(tmp_path / "alone", tmp_path / "storm") == [
         f"trial {plan.trials[2].key} is in one store only",
         f"the results of {plan.trials[1].key} differ",
+        f"the predictions of {plan.trials[1].key} differ",
         "the reports differ",
     ]
 
