@@ -39,10 +39,11 @@ class StallWatch:
     def stalled(self, keys: Iterable[str]) -> list[tuple[str, int]]:
         """Return (key, attempt) of each stalled claim; looks at most once in LOOK_SECONDS."""
         now = self._clock()
-        if self._looked_at is not None and now - self._looked_at < LOOK_SECONDS:
-            return []
         if self._looked_at is not None:
-            self._now += min(now - self._looked_at, _LONGEST_GAP)
+            passed = now - self._looked_at
+            if 0 <= passed < LOOK_SECONDS:
+                return []
+            self._now += min(max(0.0, passed), _LONGEST_GAP)
         self._looked_at = now
         return [found for key in keys if (found := self._look(key)) is not None]
 
