@@ -195,7 +195,7 @@ def test_the_best_point_is_that_of_the_highest_accuracy_then_the_lowest_loss(sto
     best = search.plan.trials_of("gatera")[2]
     choice = settled.tuning.rows["gatera"].choice
     assert choice.settings == values_of(best, tuned_plan.tuning.rows["gatera"].space)
-    assert (choice.accuracy, choice.pruned, choice.diverged) == (0.75, 0, 0)
+    assert (choice.accuracy, choice.pruned, choice.diverged) == (0.75, 3, 0)
     for trial in settled.trials_of("gatera"):
         assert trial.config["train"]["learning_rate"] == choice.settings[RATE]
         assert trial.config["train"]["entropy_weight"] == choice.settings[WEIGHT]
