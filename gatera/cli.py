@@ -86,13 +86,15 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from gatera.studies.budget import as_stored, describe_tuning, tuning_snapshot
     from gatera.studies.describe import describe_variants
     from gatera.studies.forecast import estimate, expected_detectable_difference
     from gatera.studies.progress import take_snapshot
 
-    plan = _make_plan(options)
-    counted = describe_variants(plan)
     store = _existing_store(options)
+    plan = as_stored(store, _make_plan(options))
+    counted = describe_variants(plan)
+    tuned = tuning_snapshot(store, plan, code_sha256=_code_sha256())
     snapshot = take_snapshot(store, plan, code_sha256=_code_sha256()) if store is not None else None
     states = {
         trial.key: snapshot.statuses[trial.key].state if snapshot is not None else "waiting"
@@ -114,6 +116,7 @@ def _plan(options: argparse.Namespace) -> int:
             }
             for name, changes in plan.changes.items()
         },
+        "tuning": describe_tuning(plan, tuned),
         "estimate": estimate(plan, snapshot),
         "detectable_difference": expected_detectable_difference(plan),
     }
@@ -182,28 +185,32 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    from gatera.studies.budget import describe_tuning, tuning_snapshot
     from gatera.studies.progress import take_snapshot, trial_rows
 
     store = _store(options)
     plan = store.plan(_stem(options))
+    limits = {"code_sha256": _code_sha256(), "max_attempts": options.max_attempts}
     while True:
-        snapshot = take_snapshot(
-            store, plan, code_sha256=_code_sha256(), max_attempts=options.max_attempts
-        )
+        snapshot = take_snapshot(store, plan, **limits)
+        tuned = tuning_snapshot(store, plan, **limits)
         if options.json:
             answer = {
                 "study": plan.study,
                 "scale": plan.scale,
                 "counts": snapshot.counts,
                 "eta_seconds": snapshot.eta_seconds,
+                "tuning": describe_tuning(plan, tuned),
                 "trials": trial_rows(snapshot),
             }
             print(json.dumps(answer, indent=1))
         else:
-            _print_status(snapshot)
+            for each in filter(None, (tuned, snapshot)):
+                _print_status(each)
         if not options.watch or not snapshot.unfinished:
             return 0
         time.sleep(_WATCH_SECONDS)
+        plan = store.plan(plan.stem)
 
 
 def _print_status(snapshot: Snapshot) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 
 Json = Any  # what json.loads may return
 
+VALIDATION_ONLY = "validation"  # the `eval.method` of a tuning trial, which answers no test item
+
 
 def canonical_json(value: Json) -> str:
     """Return the one JSON text of `value`: sorted keys, no spaces, no NaN.
@@ -55,6 +57,11 @@ class Trial:
         return sha256_of({"config": self.config, "identities": self.identities, "seed": self.seed})[
             :16
         ]
+
+    @property
+    def is_tuning(self) -> bool:
+        """Whether the trial only tries settings on validation items, and reads no test data."""
+        return bool(self.config["eval"].get("method") == VALIDATION_ONLY)
 
     @property
     def located_config(self) -> dict[str, Json]:

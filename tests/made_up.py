@@ -38,6 +38,7 @@ def make_result(
     tasks = trial.config["data"]["tasks"]
     made = {f"test/accuracy/{task}": score for task in tasks}
     made |= {f"test/no_keyword/{task}": 0.0 for task in tasks}
+    made |= {"test/accuracy": score} if tasks else {}
     gated = trial.config["adapter"] is not None and trial.config["adapter"]["gate"] != "none"
     summary = {"mean": 0.25, "share_below_0.1": 0.5, "share_above_0.9": 0.125, "entropy": 0.375}
     summary |= gates
@@ -46,7 +47,7 @@ def make_result(
         seed=trial.seed,
         attempt=attempt,
         config=trial.config,
-        metrics={**made, "test/accuracy": score, **metrics},
+        metrics={**made, **metrics},
         gates=dict.fromkeys(("overall", "prompt", "answer"), summary) if gated else {},
         parameters={"trainable": 0 if trial.config["adapter"] is None else 1234, "all": 98_765},
         predictions_sha256=predictions_sha256,

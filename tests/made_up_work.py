@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -67,8 +68,11 @@ def fit(
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     log = MetricsLog(attempt_dir / "metrics.jsonl", course.steps)
     begun = max((checkpointed_steps(folder) for folder in resume_from), default=0)
+    merit = merit_of(trial) if trial.is_tuning else 0.0
     for step in range(begun + 1, course.steps + 1):
         log.write("train", step, {"train/loss": 1 / step})
+        if trial.is_tuning:
+            log.write("validate", step, {"val/accuracy": merit * step / course.steps})
         if trial.variant == course.broken_variant and not Path(course.repaired).exists():
             raise RuntimeError("a planted bug")
         if course.full_while and Path(course.full_while).exists():
@@ -84,6 +88,9 @@ def fit(
     path = attempt_dir / "predictions.parquet"
     write_predictions(path, trial, score)
     result = make_result(trial, score, attempt=attempt)
+    if trial.is_tuning:
+        metrics = {"val/accuracy": merit, "val/loss": 1 - merit}
+        result = dataclasses.replace(result, metrics=metrics, gates={})
     return dataclasses.replace(result, predictions_sha256=file_sha256(path))
 
 
@@ -98,6 +105,11 @@ def write_predictions(path: Path, trial: Trial, score: float) -> None:
         for index, right in enumerate(answers_worth(score))
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+def merit_of(trial: Trial) -> float:
+    """Return the accuracy that a trial's learning rate is worth: most at 0.01."""
+    return round(0.875 - 0.25 * abs(math.log10(trial.config["train"]["learning_rate"]) + 2), 6)
 
 
 def start_worker(store: Store, *, claim_timeout: float = 60.0, **course) -> subprocess.Popen[str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gatera.reports.agreement import PaperRow
+from gatera.reports.records import TuningRecord
 from gatera.reports.statistics import MeanInterval
 from gatera.reports.tables import Comparison, Table, TableRow
 from gatera.trial import Json
@@ -96,12 +97,17 @@ def gate_cells(table: Table) -> Cells:
 
 def tuning_cells(table: Table) -> Cells:
     """Return budget and choice of each tuned row."""
-    header = ["variant", "tuning trials", "steps a trial", "chosen", "edges hit"]
+    header = ["variant", "tuning trials", "steps a trial", "searched", "chosen", "edges hit"]
     lines = [
         [
             row.variant,
-            str(row.tuning.trials),
+            _budget(row.tuning),
             DASH if row.tuning.steps is None else str(row.tuning.steps),
+            ", ".join(
+                f"{name} {_value(low)} to {_value(high)}"
+                for name, (low, high) in row.tuning.searched.items()
+            )
+            or DASH,
             ", ".join(f"{name} = {_value(v)}" for name, v in row.tuning.chosen.items()) or DASH,
             ", ".join(row.tuning.edges) or DASH,
         ]
@@ -109,6 +115,13 @@ def tuning_cells(table: Table) -> Cells:
         if row.tuning is not None
     ]
     return Cells(header, lines)
+
+
+def _budget(tuning: TuningRecord) -> str:
+    """Return the number of tuning trials, and how many of them did not run to their end."""
+    parts = [(tuning.pruned, "pruned"), (tuning.diverged, "diverged")]
+    cut = ", ".join(f"{count} {how}" for count, how in parts if count)
+    return f"{tuning.trials} ({cut})" if cut else str(tuning.trials)
 
 
 def paper_cells(table: Table) -> Cells:

@@ -178,8 +178,8 @@ _GATE_READING = (
 )
 _TUNING_READING = (
     "Chosen on validation data before any seed ran, with the same number of tuning trials for "
-    "each row; test data was read once, afterwards. An edge that was hit means that the best "
-    "value may lie outside the search space."
+    "each row; test data was read once, afterwards. A choice within a twentieth of its range of "
+    "either end counts as an edge that was hit: the best value may lie outside the search space."
 )
 
 

@@ -55,6 +55,9 @@ class TuningRecord:
     chosen: Mapping[str, Json]  # "section.field" -> value
     edges: tuple[str, ...] = ()  # fields whose chosen value lies at an edge of the search space
     steps: int | None = None  # optimizer steps of one tuning trial; None: those of the seeds
+    pruned: int = 0  # tuning trials that were ended early
+    diverged: int = 0  # tuning trials whose loss was not finite any more
+    searched: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # field -> its range
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ class Display:
         self._printed_at = 0.0
         self._printed_done = -1
         seeds = sorted({trial.seed for trial in plan.trials if trial.config["adapter"]})
+        tuning = f", after {plan.tuning.total} tuning trials" if plan.tuning is not None else ""
         print(
             f"{plan.stem}: {len(plan.changes)} variants x {max(1, len(seeds))} seeds, "
-            f"{len(plan.trials)} trials (frozen is one); store {store}",
+            f"{len(plan.trials)} trials (frozen is one){tuning}; store {store}",
             file=stream,
             flush=True,
         )

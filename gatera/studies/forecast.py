@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from gatera.reports.statistics import ASSUMED_SPREAD, detectable_difference
+from gatera.studies.budget import tuning_lines
 from gatera.studies.plan import Plan
 from gatera.studies.progress import Snapshot, duration
 from gatera.studies.spec import FROZEN
@@ -74,6 +75,8 @@ def plan_text(plan: Plan, answer: Mapping[str, Json]) -> str:
             f"  {name:<{width}}  seeds {_span(seeds)}  {described['trainable_parameters']:>12,} "
             f"trainable ({described['trainable_percent']:.4f} %)  {changes}{role}"
         )
+    if answer["tuning"] is not None:
+        lines += ["", *tuning_lines(answer["tuning"])]
     return "\n".join([*lines, "", _cost_line(answer["estimate"]), _power_line(answer)])
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from gatera.reports.records import Curves, RowRecord, StudyRecord, TrialRecord
+from gatera.reports.records import (
+    Curves,
+    RowRecord,
+    StudyRecord,
+    TrialRecord,
+    TuningRecord,
+)
 from gatera.studies.files import file_sha256
-from gatera.studies.plan import Plan
+from gatera.studies.plan import TUNING_SUFFIX, Plan
 from gatera.studies.progress import Snapshot, take_snapshot
 from gatera.studies.store import Store
 from gatera.trial import Json, Trial, TrialResult
@@ -35,6 +41,7 @@ def gather(
             variant=variant,
             changes=changes,
             trials=tuple(_trial_record(store, t, snapshot) for t in plan.trials_of(variant)),
+            tuning=_tuning_record(plan, variant),
             confounds=tuple(plan.confounds.get(variant, ())),
         )
         for variant, changes in plan.changes.items()
@@ -45,6 +52,7 @@ def gather(
             "the study file has changed since `run` planned these trials; this is the study as it "
             "was then, and `run` brings it up to date"
         )
+    notes += _tuning_notes(store, plan, code_sha256)
     return StudyRecord(
         study=plan.study,
         scale=plan.scale,
@@ -61,6 +69,38 @@ def gather(
         backbone=plan.trials[0].config["backbone"]["name"],
         notes=tuple(notes),
     )
+
+
+def _tuning_record(plan: Plan, variant: str) -> TuningRecord | None:
+    """Return how a row's settings were chosen; None where they were not, or are not yet."""
+    row = plan.tuning.rows.get(variant) if plan.tuning is not None else None
+    if plan.tuning is None or row is None or row.choice is None:
+        return None
+    return TuningRecord(
+        trials=plan.tuning.trials,
+        chosen=row.choice.settings,
+        edges=row.edges,
+        steps=plan.tuning.steps,
+        pruned=row.choice.pruned,
+        diverged=row.choice.diverged,
+        searched={name: (each.low, each.high) for name, each in row.space.items()},
+    )
+
+
+def _tuning_notes(store: Store, plan: Plan, code_sha256: str) -> list[str]:
+    """Return what the choice of settings must not leave unsaid."""
+    if plan.tuning is None:
+        return []
+    if not plan.tuning.is_settled:
+        return ["the rows are still being tuned: no seed runs before each has its settings"]
+    trials = store.plan(f"{plan.stem}{TUNING_SUFFIX}").trials
+    codes = [r.provenance["code_sha256"] for t in trials if (r := store.result(t.key))]
+    if stale := sum(code != code_sha256 for code in codes):
+        return [
+            f"{stale} of the tuning trials were run by other code than today's: settings were "
+            "chosen by them; `run --retry stale` tunes again"
+        ]
+    return []
 
 
 def _trial_record(store: Store, trial: Trial, snapshot: Snapshot) -> TrialRecord:

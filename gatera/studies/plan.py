@@ -14,9 +14,21 @@ from gatera.studies import settings
 from gatera.studies.catalog import LoadedStudy
 from gatera.studies.contrast import differing_fields, refuse_undeclared, undeclared_differences
 from gatera.studies.sources import NO_KNOWLEDGE_TEXT, Located, locate, without_folder
-from gatera.studies.spec import FROZEN, Variant
+from gatera.studies.spec import FROZEN, Tuning, Variant
+from gatera.studies.tuning import (
+    OPEN,
+    PREFIX,
+    PlannedTuning,
+    plan_tuning,
+    split_overrides,
+    stated,
+    with_values,
+)
+from gatera.tasks.mixture import questions_also_tested
 from gatera.tasks.prompts import template_identity
 from gatera.trial import Json, Trial, sha256_of
+
+TUNING_SUFFIX = ".tuning"  # of the stem of a plan that holds the tuning trials of another
 
 
 @dataclass(frozen=True)
@@ -50,12 +62,21 @@ class Plan:
     # variant -> changed settings that are not its question, as the study declares
     confounds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what a report has to say of the study as a whole
+    tuning: PlannedTuning | None = None
+    is_tuning: bool = False  # whether these are the tuning trials proposed so far
 
     @property
     def stem(self) -> str:
         """Return the name that the plan's files share; a departure gets a name of its own."""
         stem = f"{self.study}.{self.scale}"
-        return f"{stem}.{sha256_of(self.departures)[:8]}" if self.departures else stem
+        stem = f"{stem}.{sha256_of(self.departures)[:8]}" if self.departures else stem
+        return f"{stem}{TUNING_SUFFIX}" if self.is_tuning else stem
+
+    @property
+    def runnable(self) -> tuple[Trial, ...]:
+        """The trials that workers may take: none before every row has its tuned settings."""
+        waits = self.tuning is not None and not self.tuning.is_settled and not self.is_tuning
+        return () if waits else self.trials
 
     def trials_of(self, variant: str) -> list[Trial]:
         """Return the trials of `variant`, ordered by seed."""
@@ -70,7 +91,14 @@ class Plan:
         reference = self.trials_of(self.reference)
         if variant == FROZEN or not reference:
             return {}
-        return differing_fields(self.trials_of(variant)[0].config, reference[0].config)
+        differing = differing_fields(self.trials_of(variant)[0].config, reference[0].config)
+        tuned = self._tuned_fields() - set(self.changes[variant])
+        return {name: values for name, values in differing.items() if name not in tuned}
+
+    def _tuned_fields(self) -> set[str]:
+        """Return the fields that rows search: each row has its own values of them."""
+        rows = self.tuning.rows.values() if self.tuning is not None else ()
+        return {name for row in rows for name in row.space}
 
     def undeclared(self, variant: str) -> list[str]:
         """Return the fields in which `variant` differs without saying so; `run` refuses them."""
@@ -83,7 +111,7 @@ class Plan:
             self.trials_of(variant)[0].config,
             reference[0].config,
         )
-        return list(found)
+        return [name for name in found if name not in self._tuned_fields()]
 
     def to_json(self) -> dict[str, Json]:
         """Return the plan as plain JSON values."""
@@ -97,6 +125,8 @@ class Plan:
         fields["tasks"] = tuple(value["tasks"])
         fields["notes"] = tuple(value.get("notes", ()))
         fields["confounds"] = {v: tuple(names) for v, names in value.get("confounds", {}).items()}
+        if value.get("tuning") is not None:
+            fields["tuning"] = PlannedTuning.from_json(value["tuning"])
         fields["trials"] = tuple(Trial.from_json(trial) for trial in value["trials"])
         return cls(**fields)
 
@@ -126,6 +156,10 @@ def make_plan(loaded: LoadedStudy, request: Request, *, strict: bool = True) -> 
         refuse_undeclared(
             loaded.name, study.reference, rows, {**configs, study.reference: reference}
         )
+    tuning = _planned_tuning(loaded, request, rows, configs, strict)
+    if tuning is not None:
+        open_fields = {name: dict.fromkeys(row.space, OPEN) for name, row in tuning.rows.items()}
+        configs |= {name: with_values(configs[name], each) for name, each in open_fields.items()}
     folders = (loaded.path.parent, Path())
     located = {
         name: locate(config, folders, request.data_root, strict=strict)
@@ -148,7 +182,29 @@ def make_plan(loaded: LoadedStudy, request: Request, *, strict: bool = True) -> 
         trials=tuple(_enumerate(located, study.reference, seeds, request.data_root, strict)),
         confounds={row.name: row.confounds for row in rows if row.confounds},
         notes=(NO_KNOWLEDGE_TEXT,) if unmeasured else (),
+        tuning=tuning,
     )
+
+
+def _planned_tuning(
+    loaded: LoadedStudy,
+    request: Request,
+    rows: Sequence[Variant],
+    configs: Mapping[str, Mapping[str, Json]],
+    strict: bool,
+) -> PlannedTuning | None:
+    """Return the tuning phase, None where there is none; without hashes unless strict."""
+    tuning = stated(loaded.study.tuning, request.overrides, loaded.name)
+    if tuning is None or not rows:
+        return None
+
+    def left_out(data: Mapping[str, Json]) -> list[str]:
+        if not strict:
+            return []
+        return questions_also_tested(data["train_tasks"], data["tasks"], request.data_root)
+
+    overrides, _ = split_overrides(request.overrides)
+    return plan_tuning(tuning, rows, configs, overrides, left_out)
 
 
 def _selected_rows(loaded: LoadedStudy, names: Sequence[str] | None) -> list[Variant]:
@@ -165,7 +221,7 @@ def _shared_config(loaded: LoadedStudy, request: Request) -> dict[str, dict[str,
     """Return the configuration that all variants share."""
     config = settings.scale_defaults(request.scale)
     config = settings.apply_changes(config, loaded.study.defaults)
-    config = settings.apply_changes(config, request.overrides)
+    config = settings.apply_changes(config, split_overrides(request.overrides)[0])
     chosen = request.tasks or loaded.study.tasks
     if chosen is not None:
         for task in chosen:
@@ -251,10 +307,11 @@ def _departures(
     study = loaded.study
     default = _shared_config(loaded, Request(scale=request.scale))
     departures: dict[str, Json] = {}
+    searched = study.tuning.search if study.tuning is not None else {}  # by --set they are fixed
     changed = {
         name: without_folder(name, value)
         for name, value in request.overrides.items()
-        if default[name.partition(".")[0]].get(name.partition(".")[2]) != value
+        if name in searched or _default(default, study.tuning, name) != value
     }
     if changed:
         departures["set"] = changed
@@ -267,3 +324,8 @@ def _departures(
         if len(chosen) < len(study.variants):
             departures["variants"] = chosen
     return departures
+
+
+def _default(config: Mapping[str, Mapping[str, Json]], tuning: Tuning | None, setting: str) -> Json:
+    section, _, key = setting.partition(".")
+    return getattr(tuning, key) if f"{section}." == PREFIX else config[section].get(key)

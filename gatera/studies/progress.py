@@ -31,7 +31,10 @@ class Snapshot:
     def counts(self) -> dict[str, int]:
         """Return the number of trials in each state, and of all planned ones."""
         found = Counter(status.state for status in self.statuses.values())
-        return {"planned": len(self.statuses), **{state: found[state] for state in STATES}}
+        planned = len(self.statuses)
+        if self.plan.is_tuning and self.plan.tuning is not None:
+            planned = self.plan.tuning.total  # proposed or not
+        return {"planned": planned, **{state: found[state] for state in STATES}}
 
     @property
     def unfinished(self) -> list[Trial]:
@@ -145,9 +148,10 @@ def _training_share(results: Sequence[TrialResult]) -> float:
 def whole_line(snapshot: Snapshot) -> str:
     """Return the one line that says how far the whole is."""
     counts = snapshot.counts
-    parts = [f"{counts['done']} of {counts['planned']} trials done"]
+    what = "tuning trials" if snapshot.plan.is_tuning else "trials"
+    parts = [f"{counts['done']} of {counts['planned']} {what} done"]
     parts += [f"{counts[state]} {state}" for state in STATES[1:] if counts[state]]
-    if snapshot.unfinished:
+    if snapshot.unfinished and not snapshot.plan.is_tuning:  # more of which are still to come
         eta = snapshot.eta_seconds
         parts.append(f"ETA {duration(eta)}" if eta is not None else "ETA not known yet")
     return ", ".join(parts)
@@ -162,7 +166,7 @@ def worker_lines(snapshot: Snapshot) -> list[str]:
 def _running_line(trial: Trial, status: TrialStatus) -> str:
     owner, progress = status.owner or {}, status.progress or {}
     where = f"{owner.get('host', '?')}:{owner.get('pid', '?')}"
-    what = f"{trial.variant} seed {trial.seed}"
+    what = f"{trial.variant} {'tuning' if trial.is_tuning else f'seed {trial.seed}'}"
     if status.attempt > 1:
         what += f" (attempt {status.attempt})"
     if not progress:

@@ -11,7 +11,7 @@ from pathlib import Path
 from gatera.reports.write import write_report
 from gatera.studies.gather import gather
 from gatera.studies.interrupts import Interrupts
-from gatera.studies.plan import Plan
+from gatera.studies.plan import TUNING_SUFFIX, Plan
 from gatera.studies.progress import take_snapshot
 from gatera.studies.store import Store
 from gatera.trial import Json
@@ -41,6 +41,7 @@ class Projector(threading.Thread):
             from gatera.studies.tracking import Tracker
 
             tracker = Tracker(self._store, self._plan, self._uri, self._max_attempts)
+            project_tuning_trials(self._store, self._plan, self._uri, self._max_attempts)
             while not self._stop_event.wait(_PROJECT_SECONDS):
                 tracker.sync()
                 with self._warning("Optuna"):
@@ -92,8 +93,28 @@ def project_optuna(store: Store, plan: Plan, max_attempts: int | None) -> None:
     from gatera.studies import schedule
 
     others = [store.plan(stem) for stem in store.stems() if stem != plan.stem]
-    shared = [p for p in others if (p.study, p.scale) == (plan.study, plan.scale)]
+    shared = [
+        p for p in others if (p.study, p.scale) == (plan.study, plan.scale) and not p.is_tuning
+    ]
     schedule.sync(store, [plan, *shared], max_attempts)
+    if plan.tuning is not None:
+        from gatera.studies.tuner import Tuner
+
+        Tuner(store, plan, code_sha256="", max_attempts=max_attempts).project()
+
+
+def project_tuning_trials(
+    store: Store, plan: Plan, uri: str | None, max_attempts: int | None
+) -> None:
+    """Bring MLflow's view of a plan's tuning trials up to the store, where it has any."""
+    from gatera.studies.tracking import Tracker
+
+    stem = f"{plan.stem}{TUNING_SUFFIX}"
+    if plan.tuning is not None and stem in store.stems():
+        tracker = Tracker(store, store.plan(stem), uri, max_attempts)
+        tracker.sync()
+        if plan.tuning.is_settled:
+            tracker.log_report({})
 
 
 def report_artifacts(files: tuple[Path, ...]) -> Mapping[str, list[Path]]:
@@ -117,7 +138,10 @@ def rebuild(
     rows: list[Json] = []
     for stem in store.stems():
         plan = store.plan(stem)
+        if plan.is_tuning:  # of another plan, which comes with it
+            continue
         project_optuna(store, plan, max_attempts)
+        project_tuning_trials(store, plan, uri, max_attempts)
         tracker = Tracker(store, plan, uri, max_attempts)
         tracker.sync()
         found = take_snapshot(store, plan, code_sha256=code_sha256, max_attempts=max_attempts)

@@ -1,13 +1,17 @@
 """Optuna: its view of a study, and the searches that it proposes settings for and prunes.
 
-Projections of the store: nothing depends on them, and whatever happened to them, the next `sync` or
-`Search.catch_up` brings them up to date. One process at a time, the supervisor, writes them.
+The views are projections of the store: nothing depends on them, and whatever happened to them, the
+next `sync` brings them up to date. One process at a time, the supervisor, writes them. A search
+lives in memory alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +23,19 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.pruners import MedianPruner
-from optuna.samplers import TPESampler
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from gatera.studies.plan import Plan
 from gatera.studies.store import Store
-from gatera.trial import Json, Trial
+from gatera.studies.tuning import Range
+from gatera.trial import Trial, sha256_of
 
-_VALIDATION = "val/accuracy"  # of a line of metrics.jsonl, and of a result
+_VALIDATION = "val/accuracy"  # of a line of metrics.jsonl
+_TEST = "test/accuracy"  # of a result
 
 _SEEDS = IntDistribution(0, 2**31 - 1)
 
@@ -105,7 +111,7 @@ def _storage(store: Store) -> JournalStorage:
     return JournalStorage(backend)
 
 
-def _contradicts(study: optuna.Study, store: Store, metric: str = "test/accuracy") -> bool:
+def _contradicts(study: optuna.Study, store: Store) -> bool:
     """Return whether a trial was told otherwise than the store now says."""
     for trial in study.get_trials(deepcopy=False):
         if trial.state == TrialState.PRUNED:  # keeps its last intermediate value
@@ -113,7 +119,7 @@ def _contradicts(study: optuna.Study, store: Store, metric: str = "test/accuracy
                 return True
         elif trial.state.is_finished() and "key" in trial.user_attrs:
             result = store.result(trial.user_attrs["key"])
-            if trial.value != (result.metrics[metric] if result is not None else None):
+            if trial.value != (result.metrics[_TEST] if result is not None else None):
                 return True
     return False
 
@@ -142,172 +148,217 @@ def _start_waiting(study: optuna.Study) -> None:
 def _tell(study: optuna.Study, store: Store, max_attempts: int | None) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         _report(study, store, trial)
-        _tell_one(study, store, trial, "test/accuracy", max_attempts)
+        _tell_one(study, store, trial, max_attempts)
 
 
-def _report(study: optuna.Study, store: Store, frozen: FrozenTrial) -> optuna.Trial:
+def _report(study: optuna.Study, store: Store, frozen: FrozenTrial) -> None:
     """Report a running trial's validations that Optuna does not know yet."""
     trial = optuna.Trial(study, frozen._trial_id)
-    for step, value in _validations(store, frozen.user_attrs["key"]).items():
+    for step, (value, _) in _validations(store, frozen.user_attrs["key"]).items():
         if step not in frozen.intermediate_values:
             trial.report(value, step)
-    return trial
 
 
-def _validations(store: Store, key: str) -> dict[int, float]:
-    """Return a trial's accuracy on the validation items, by step, each once."""
-    found: dict[int, float] = {}
+def validations(store: Store, key: str) -> dict[int, float]:
+    """Return a trial's accuracy on the validation items by step, before its last step.
+
+    A value at the last step says nothing that its result does not say, and ends nothing early.
+    """
+    found = _validations(store, key)
+    return {step: value for step, (value, last) in found.items() if step < last}
+
+
+def _validations(store: Store, key: str) -> dict[int, tuple[float, float]]:
+    """Return a trial's accuracy on the validation items and its last step, by step, each once."""
+    found: dict[int, tuple[float, float]] = {}
     for attempt in store.attempts(key):
         for line in store.metrics(key, attempt):
             if isinstance(value := line.get(_VALIDATION), int | float):
-                found.setdefault(int(line.get("step") or 0), float(value))
+                last = float(line.get("max_steps") or math.inf)
+                found.setdefault(int(line.get("step") or 0), (float(value), last))
     return found
 
 
 def _tell_one(
-    study: optuna.Study,
-    store: Store,
-    trial: FrozenTrial,
-    metric: str,
-    max_attempts: int | None = None,
-) -> bool:
-    """Tell Optuna how a trial ended; return whether it did."""
+    study: optuna.Study, store: Store, trial: FrozenTrial, max_attempts: int | None
+) -> None:
+    """Tell Optuna how a trial ended, where it did."""
     key = trial.user_attrs["key"]
     result = store.result(key)
     if result is not None:
-        study.tell(trial.number, float(result.metrics[metric]))
+        study.tell(trial.number, float(result.metrics[_TEST]))
     elif store.is_running(key):
-        return False
+        return
     elif store.is_pruned(key):
         study.tell(trial.number, state=TrialState.PRUNED)
     elif store.has_failed(key, max_attempts):
         study.tell(trial.number, state=TrialState.FAIL)
-    else:
-        return False
-    return True
 
 
 # Searching
 
 
 @dataclass(frozen=True)
-class Range:
-    """Where a search looks for one setting."""
+class Course:
+    """What is known of one tuning trial."""
 
-    low: float
-    high: float
-    log: bool = False  # whether it is even in the number's logarithm
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """Settings to try, with the number that Optuna knows them by."""
-
-    number: int
-    settings: Mapping[str, Json]  # "section.field" -> value
+    values: Mapping[str, float]  # "section.field" -> what it tries
+    validations: Mapping[int, float]  # step -> accuracy, before its last step
+    accuracy: float = 0.0  # of the finished trial; 0 where its loss was not finite any more
 
 
 class Search:
-    """A search over settings by accuracy on validation items, with early ends for the hopeless.
+    """One row's search: what it proposes and prunes, as a function of its seed and what it tried.
 
-    The caller makes a trial of each proposal and keeps it in a plan: these trials, with what the
-    store says of them, are all that a search stands on. Lost, it is made again by `catch_up`.
+    Trials come in rounds. Those of one round are proposed together and judged by earlier rounds
+    alone, so that neither depends on which of them ran first. Nothing is kept but the ended rounds:
+    a search that is lost is made again by concluding them in order.
     """
 
     def __init__(
         self,
-        store: Store,
-        name: str,
-        space: Mapping[str, Range | Sequence[Json]],
+        space: Mapping[str, Range],
         *,
         seed: int,
-        whole_trials: int = 4,
+        round_size: int,
+        pruner: str | None,
+        steps: int | None,
+        first_step: int | None,
     ) -> None:
-        """Open the search called `name`.
+        """Begin a search.
 
         Args:
-            store: Where the trials are.
-            name: Of the Optuna study; another one than any `<study>.<scale>`.
-            space: "section.field" -> a range of numbers, or the values to choose among.
+            space: "section.field" -> where it is looked for.
             seed: Of the proposals.
-            whole_trials: Trials that must have ended before one may be pruned; as many are
-                proposed at random.
+            round_size: Trials of a round; as many are proposed at random, and run to their end.
+            pruner: One of `spec.PRUNERS`, or None.
+            steps: Optimizer steps of a trial, where that is known.
+            first_step: That of the first validation, where it is known.
         """
-        self._store, self._space = store, {n: _distribution(each) for n, each in space.items()}
-        storage = _storage(store)
+        self._space: dict[str, BaseDistribution] = {
+            name: FloatDistribution(each.low, each.high, log=each.log)
+            for name, each in space.items()
+        }
+        self._seed, self._round_size = seed, round_size
+        self._pruner = _pruner(pruner, round_size, steps, first_step)
+        self.ended: list[FrozenTrial] = []  # of the rounds that are over, by number
+
+    def propose(self, known: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Return values to try next, beside those `known` of the same round."""
         with _quiet():
-            self._study = _create(storage, name, seed, whole_trials)
-            if _contradicts(self._study, store, _VALIDATION):
-                optuna.delete_study(study_name=name, storage=storage)
-                self._study = _create(storage, name, seed, whole_trials)
+            seed = int(sha256_of([self._seed, len(self.ended), len(known)])[:8], 16)
+            sampler = TPESampler(
+                seed=seed,
+                n_startup_trials=self._round_size,
+                constant_liar=True,  # trials under way count, or all of a round would be alike
+            )
+            return dict(self._study(known, sampler).ask(self._space).params)
 
-    def propose(self) -> Proposal:
-        """Ask for settings to try next."""
+    def judge(self, place: int, course: Course) -> int | None:
+        """Return the step at which the trial at `place` of its round is pruned; None: it is not."""
+        if not course.validations or not self.ended:
+            return None
         with _quiet():
-            trial = self._study.ask(self._space)
-        return Proposal(trial.number, dict(trial.params))
+            trial, pruned = self._follow(place, course)
+        return trial.last_step if pruned else None
 
-    def accept(self, proposal: Proposal, key: str) -> None:
-        """Note the key of the trial that a proposal became."""
-        frozen = self._study.get_trials(deepcopy=False)[proposal.number]
-        optuna.Trial(self._study, frozen._trial_id).set_user_attr("key", key)
-
-    def catch_up(self, tried: Mapping[str, Mapping[str, Json]]) -> list[str]:
-        """Bring the search up to the store; return the keys of the trials that it prunes now.
-
-        These stop at their next step and count as pruned.
-
-        Args:
-            tried: The settings of every trial made of a proposal, by key.
-        """
+    def conclude(self, courses: Sequence[Course]) -> None:
+        """End a round: its trials' courses are whole."""
         with _quiet():
-            known = {t.user_attrs.get("key") for t in self._study.get_trials(deepcopy=False)}
-            for key, settings in tried.items():
-                if key not in known:
-                    self._study.enqueue_trial(dict(settings), user_attrs={"key": key})
-                    self._study.ask(self._space)
-            running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            return [
-                pruned for trial in running if (pruned := self._follow(trial, tried)) is not None
+            followed = [self._follow(place, course) for place, course in enumerate(courses)]
+            self.ended += [
+                _end(trial, course, pruned)
+                for (trial, pruned), course in zip(followed, courses, strict=True)
             ]
 
-    def _follow(self, frozen: FrozenTrial, tried: Mapping[str, Json]) -> str | None:
-        """Report and tell what the store says of a trial; return its key where it is pruned now."""
-        key = frozen.user_attrs.get("key")
-        if key is None or key not in tried:  # a proposal that no trial was made of
-            self._study.tell(frozen.number, state=TrialState.FAIL)
-            return None
-        trial = _report(self._study, self._store, frozen)
-        if _tell_one(self._study, self._store, frozen, _VALIDATION):
-            return None
-        if self._store.is_pruned(key) or not trial.should_prune():
-            return None
-        self._store.prune(key, max(_validations(self._store, key)))
-        return str(key)
+    def survivors(self) -> list[int]:
+        """Return the numbers of the trials of ended rounds that were not pruned."""
+        return [n for n, trial in enumerate(self.ended) if trial.state == TrialState.COMPLETE]
 
-    def best(self) -> str | None:
-        """Return the key of the finished trial with the highest accuracy, the first such one."""
-        done = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if not done:
-            return None
-        return str(max(done, key=lambda trial: trial.value or 0.0).user_attrs["key"])
+    def _study(
+        self, running: Sequence[Mapping[str, float]], sampler: BaseSampler | None = None
+    ) -> optuna.Study:
+        """Return a study that knows the ended rounds, and the values of trials under way."""
+        study = optuna.create_study(
+            study_name="search",  # Hyperband draws from the name and the trial's number
+            direction="maximize",
+            sampler=sampler or RandomSampler(seed=0),  # who only judges draws nothing
+            pruner=self._pruner,
+        )
+        study.add_trials(self.ended)
+        for values in running:
+            study.add_trial(self._begun(values))
+        return study
+
+    def _begun(self, values: Mapping[str, float]) -> FrozenTrial:
+        return create_trial(
+            state=TrialState.RUNNING, params=dict(values), distributions=self._space
+        )
+
+    def _follow(self, place: int, course: Course) -> tuple[FrozenTrial, bool]:
+        """Report a trial's validations until it is pruned; return it, and whether it is.
+
+        Others of its round are there by number only, which Hyperband goes by.
+        """
+        study = self._study([course.values] * (place + 1))
+        frozen = study.get_trials(deepcopy=False)[-1]
+        trial = optuna.Trial(study, frozen._trial_id)
+        pruned = False
+        for step, accuracy in sorted(course.validations.items()):
+            trial.report(accuracy, step)
+            if pruned := trial.should_prune():
+                break
+        return study.get_trials()[-1], pruned
 
 
-def _create(storage: JournalStorage, name: str, seed: int, whole_trials: int) -> optuna.Study:
-    return optuna.create_study(
-        study_name=name,
-        storage=storage,
-        direction="maximize",
-        load_if_exists=True,
-        sampler=TPESampler(seed=seed, n_startup_trials=whole_trials),
-        pruner=MedianPruner(n_startup_trials=whole_trials),
+def _pruner(
+    name: str | None, round_size: int, steps: int | None, first_step: int | None
+) -> BasePruner:
+    if name == "median":
+        return MedianPruner(n_startup_trials=round_size)
+    if name == "hyperband":
+        return HyperbandPruner(
+            min_resource=first_step or 1, max_resource="auto" if steps is None else steps
+        )
+    return NopPruner()
+
+
+def _end(trial: FrozenTrial, course: Course, pruned: bool) -> FrozenTrial:
+    last = course.validations[trial.last_step or 0] if pruned else course.accuracy
+    return create_trial(
+        state=TrialState.PRUNED if pruned else TrialState.COMPLETE,
+        value=last,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=trial.intermediate_values,
+        system_attrs=trial.system_attrs,
     )
 
 
-def _distribution(space: Range | Sequence[Json]) -> BaseDistribution:
-    if isinstance(space, Range):
-        return FloatDistribution(space.low, space.high, log=space.log)
-    return CategoricalDistribution(space)
+def sync_search(store: Store, name: str, ended: Sequence[FrozenTrial], keys: Sequence[str]) -> None:
+    """Bring the Optuna study `name` up to a row's ended tuning trials, in their order.
+
+    Begun again where it says otherwise.
+    """
+    with _quiet():
+        storage = _storage(store)
+        wanted = [(key, trial.state, trial.value) for key, trial in zip(keys, ended, strict=False)]
+
+        def create() -> tuple[optuna.Study, list[tuple[str, TrialState, float | None]]]:
+            study = optuna.create_study(
+                study_name=name, storage=storage, direction="maximize", load_if_exists=True
+            )
+            found = study.get_trials(deepcopy=False)
+            return study, [(t.user_attrs["key"], t.state, t.value) for t in found]
+
+        study, known = create()
+        if known != wanted[: len(known)]:
+            optuna.delete_study(study_name=name, storage=storage)
+            study, known = create()
+        for key, trial in list(zip(keys, ended, strict=False))[len(known) :]:
+            trial = copy.deepcopy(trial)
+            trial.set_user_attr("key", key)
+            study.add_trial(trial)
 
 
 @contextlib.contextmanager
@@ -316,6 +367,8 @@ def _quiet() -> Iterator[None]:
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
     finally:
         optuna.logging.set_verbosity(before)

@@ -70,6 +70,16 @@ FIELDS: Mapping[str, tuple[type, ...]] = {
     "data.validation_items": _WHOLE,
 }
 
+# What --set may change of a study's tuning phase; a variant may not: all have the same budget.
+TUNING_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "tuning.trials": _WHOLE,
+    "tuning.steps": (*_WHOLE, NoneType),
+    "tuning.validate_every": (*_WHOLE, NoneType),
+    "tuning.round_size": _WHOLE,
+    "tuning.pruner": (*_TEXT, NoneType),
+    "tuning.seed": _WHOLE,
+}
+
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "adapter.gate": ("token", "static", "none", "mlp", "attention", "channel"),
     "adapter.delta": ("hira", "lora", "dora", "mora", "hilora"),
@@ -243,7 +253,8 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Json]:
                 f"--set {setting!r} has no '='; write --set section.field=value, "
                 "for example --set train.max_steps=40."
             )
-        overrides[name.strip()] = _checked(name.strip(), _parse(name.strip(), text.strip()))
+        value = _parse(name.strip(), text.strip())
+        overrides[name.strip()] = _checked(name.strip(), value, {**FIELDS, **TUNING_FIELDS})
     return overrides
 
 
@@ -262,9 +273,9 @@ def _no_constant(constant: str) -> Json:
     raise ValueError(constant)
 
 
-def _checked(name: str, value: Json) -> Json:
-    _check_known(name)
-    types = FIELDS[name]
+def _checked(name: str, value: Json, known: Mapping[str, tuple[type, ...]] = FIELDS) -> Json:
+    _check_known(name, known)
+    types = known[name]
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         expected = " or ".join(_TYPE_NAMES[kind] for kind in types)
         raise InputError(f"{name}={json.dumps(value)}: expected {expected}.")
@@ -293,14 +304,19 @@ _TYPE_NAMES = {
 }
 
 
-def _check_known(name: str) -> None:
-    if name in FIELDS:
+def _check_known(name: str, known: Mapping[str, tuple[type, ...]]) -> None:
+    if name in known:
         return
-    near = difflib.get_close_matches(name, FIELDS, n=3)
+    near = difflib.get_close_matches(name, known, n=3)
     section = name.partition(".")[0]
-    same = [field for field in FIELDS if field.startswith(f"{section}.")]
-    known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(same or FIELDS)}."
-    raise InputError(f"no setting {name!r}; {known}")
+    same = [field for field in known if field.startswith(f"{section}.")]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(same or known)}."
+    raise InputError(f"no setting {name!r}; {hint}")
+
+
+def is_number(name: str) -> bool:
+    """Return whether a setting takes any real number."""
+    return float in FIELDS.get(name, ())
 
 
 def apply_changes(

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from gatera.errors import InputError
 from gatera.trial import Json
 
+PRUNERS = ("median", "hyperband")
 FROZEN = "frozen"  # the row of the untrained backbone, which every study has
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -57,6 +58,51 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """A search for each row's own settings on validation data, before any seed runs.
+
+    Every row has the same number of trials. A row searches the fields of `search` that neither its
+    changes nor `--set` fix; λ only where it has a gate and an entropy term. Proposals come in
+    rounds, each made when the one before has ended: so they depend on results, never on which
+    worker was faster. Tuning trials read no test data.
+    """
+
+    # "section.field" -> (low, high), or (low, high, "log") where it is even in the logarithm
+    search: Mapping[str, tuple[float, float] | tuple[float, float, str]]
+    trials: int  # of each row
+    steps: int | None = None  # optimizer steps of a tuning trial; None: those of the seeds
+    validate_every: int | None = None  # steps; None: four times in a trial of `steps`
+    round_size: int = 4  # proposals made at a time; those of the first round are random
+    pruner: str | None = "median"  # median, hyperband, or None: every trial runs to its end
+    seed: int = 0  # of the proposals
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "steps", "validate_every", "round_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"tuning.{name}={value}; expected at least 1.")
+        if self.pruner not in (*PRUNERS, None):
+            raise InputError(
+                f"tuning.pruner={self.pruner!r}; expected one of {', '.join(PRUNERS)}, or None."
+            )
+        if not self.search:
+            raise InputError("tuning.search is empty; name the fields to tune, with their ranges.")
+        for name, ends in self.search.items():
+            _check_range(name, tuple(ends))
+
+
+def _check_range(name: str, ends: tuple[Json, ...]) -> None:
+    numbers = len(ends) in (2, 3) and all(isinstance(end, int | float) for end in ends[:2])
+    if not numbers or ends[2:] not in ((), ("log",)) or not ends[0] < ends[1]:
+        raise InputError(
+            f"tuning.search: {name}={ends!r}; expected (low, high) or (low, high, 'log'), "
+            "low below high."
+        )
+    if ends[2:] and ends[0] <= 0:
+        raise InputError(f"tuning.search: {name}={ends!r}; a range in logarithms begins above 0.")
+
+
+@dataclass(frozen=True)
 class Study:
     """The question behind one table or figure.
 
@@ -73,6 +119,7 @@ class Study:
     defaults: Mapping[str, Json] = field(default_factory=lambda: _NO_CHANGES)  # for all variants
     published: str | None = None  # name of a table in gatera.reports.published
     curve: str | None = None  # "section.field" drawn along the x axis of a figure
+    tuning: Tuning | None = None  # None: all rows share the settings that they do not change
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]

@@ -346,6 +346,10 @@ class Store:
         """Let a trial stop at its next step: its course up to `step` promises too little."""
         link_whole(self.pruned_path(key), json.dumps({"step": step}) + "\n")
 
+    def revive(self, key: str) -> None:
+        """Let a trial count as pruned no more, so that it runs to its end."""
+        self.pruned_path(key).unlink(missing_ok=True)
+
     def is_pruned(self, key: str) -> bool:
         """Return whether a trial was pruned."""
         return self.pruned_path(key).exists()

@@ -80,53 +80,117 @@ def run(
         KeyboardInterrupt: interrupted; the workers are stopped and everything is kept.
     """
 
-    def look() -> Snapshot:
-        return take_snapshot(
-            store, plan, code_sha256=code_sha256, max_attempts=options.max_attempts
-        )
-
     with supervising(store), interruptible() as interrupts:
+        party = _Party(store, options, launcher, slots, code_sha256, show)
+        warnings = []
+        if plan.tuning is not None:
+            plan, tuning_warnings, failed = _tune(party, plan)
+            warnings += tuning_warnings
+            if failed is not None:
+                report = _report(party, plan)
+                return Outcome(failed, report, tuple(warnings))
         store.write_plan(plan)
-        damaged = _damaged_results(store, plan)
-        _prepare_retries(store, plan, options.retry, look())
+        warnings += _prepare(party, plan)
         with projecting(
             store, plan, options.tracking_uri, interrupts, options.max_attempts
         ) as projector:
-            if look().unfinished:
-                crew = Crew(
-                    store,
-                    plan.stem,
-                    launcher,
-                    slots,
-                    max_attempts=options.max_attempts,
-                    claim_timeout=options.claim_timeout,
-                )
-                _follow(crew, look, show)
-            record = gather(store, plan, code_sha256=code_sha256, max_attempts=options.max_attempts)
-            report = write_report(
-                record,
-                options.report_dir,
-                measured=options.measured,
-                allow_mixed=options.allow_mixed,
-            )
+            party.follow(plan, lambda: party.look(plan))
+            report = _report(party, plan)
             projector.finish(report.files)
-        warnings = (*damaged, *_unequal_results(store, plan), *projector.warnings)
-        return Outcome(look(), report, warnings)
+        warnings += [*_unequal_results(store, plan), *projector.warnings]
+        return Outcome(party.look(plan), report, tuple(warnings))
 
 
-def _follow(crew: Crew, look: Callable[[], Snapshot], show: Callable[[Snapshot], None]) -> None:
-    """Keep workers running until no trial is left to run."""
-    try:
-        while True:
-            crew.look()
-            snapshot = look()
-            show(snapshot)
-            if not snapshot.unfinished:
-                return
-            crew.tend(snapshot)
-            time.sleep(_POLL_SECONDS)
-    finally:
-        crew.stop()
+@dataclass(frozen=True)
+class _Party:
+    """What the phases of a run share."""
+
+    store: Store
+    options: RunOptions
+    launcher: Launcher
+    slots: Slots
+    code_sha256: str
+    show: Callable[[Snapshot], None]
+
+    def look(self, plan: Plan) -> Snapshot:
+        """Return where each trial of a plan stands."""
+        return take_snapshot(
+            self.store,
+            plan,
+            code_sha256=self.code_sha256,
+            max_attempts=self.options.max_attempts,
+        )
+
+    def follow(self, plan: Plan, look: Callable[[], Snapshot]) -> None:
+        """Keep workers on a plan until no trial is left to run."""
+        if not look().unfinished:
+            return
+        crew = Crew(
+            self.store,
+            plan.stem,
+            self.launcher,
+            self.slots,
+            max_attempts=self.options.max_attempts,
+            claim_timeout=self.options.claim_timeout,
+        )
+        try:
+            while True:
+                crew.look()
+                snapshot = look()
+                self.show(snapshot)
+                if not snapshot.unfinished:
+                    return
+                crew.tend(snapshot)
+                time.sleep(_POLL_SECONDS)
+        finally:
+            crew.stop()
+
+
+def _tune(party: _Party, plan: Plan) -> tuple[Plan, list[str], Snapshot | None]:
+    """Find each row's settings; return the plan with them, warnings, and None.
+
+    Where tuning trials failed, the plan is returned as it was, with where its tuning stands.
+
+    Raises:
+        InputError: every trial of a row diverged.
+    """
+    from gatera.studies.tuner import Tuner
+
+    def tuner() -> Tuner:
+        return Tuner(
+            party.store,
+            plan,
+            code_sha256=party.code_sha256,
+            max_attempts=party.options.max_attempts,
+        )
+
+    warnings = _prepare(party, tuner().plan)
+    searching = tuner()
+    searching.advance()
+    if searching.settled() is None:
+        party.store.write_plan(plan)  # whose trials wait
+        party.follow(searching.plan, searching.advance)
+    snapshot = searching.advance()
+    warnings += _unequal_results(party.store, searching.plan)
+    settled = searching.settled()
+    return (plan, warnings, snapshot) if settled is None else (settled, warnings, None)
+
+
+def _prepare(party: _Party, plan: Plan) -> list[str]:
+    """Let what is to run again run again; return what was found damaged."""
+    damaged = _damaged_results(party.store, plan)
+    _prepare_retries(party.store, plan, party.options.retry, party.look(plan))
+    return damaged
+
+
+def _report(party: _Party, plan: Plan) -> WrittenReport:
+    options = party.options
+    record = gather(
+        party.store, plan, code_sha256=party.code_sha256, max_attempts=options.max_attempts
+    )
+    return write_report(
+        record, options.report_dir, measured=options.measured, allow_mixed=options.allow_mixed
+    )
 
 
 @contextlib.contextmanager

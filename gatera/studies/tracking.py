@@ -150,7 +150,7 @@ class Tracker:
             "gatera.variant": trial.variant,
             "gatera.seed": str(trial.seed),
         }
-        name = f"{trial.variant}/seed{trial.seed}"
+        name = f"{trial.variant}/{trial.key if trial.is_tuning else f'seed{trial.seed}'}"
         owner = self._store.owner(trial.key, self._store.newest_attempt(trial.key)) or {}
         run = self._client.create_run(
             self._experiment,

@@ -124,7 +124,7 @@ class _Worker:
         """Return the trials of the plans, each key once."""
         trials: dict[str, Trial] = {}
         for stem in self._stems or self._store.stems():
-            for trial in self._store.plan(stem).trials:
+            for trial in self._store.plan(stem).runnable:
                 trials.setdefault(trial.key, trial)
         return list(trials.values())
 

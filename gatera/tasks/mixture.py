@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,19 +36,19 @@ def load_mixture(
     scored_tasks: Sequence[str],
     validation_items: int,
     root: Path | None,
+    left_out: Collection[str] = (),
 ) -> Mixture:
     """Gather the training and validation items of several tasks.
 
     Validation items are the first `validation_items` of the tasks' validation splits in the order
     of their content hash. No question of a scored test set is in either part, and no validation
-    question trains.
+    question trains. The same holds of the questions whose content hashes are in `left_out`: without
+    scored tasks, no test set is read.
 
     Raises:
         InputError: data is missing or malformed, or there are fewer validation items than wanted.
     """
-    tested = {
-        content_hash(example) for task in scored_tasks for example in tasks.load(task, "test", root)
-    }
+    tested = _tested(scored_tasks, root) | set(left_out)
     candidates = _items(train_tasks, "validation", root)
     validation = _first_by_hash(candidates, tested, validation_items)
     kept_out = tested | {content_hash(item.example) for item in validation}
@@ -58,6 +58,28 @@ def load_mixture(
     if dropped:
         logger.info("%d training items left out: their question is also tested on", dropped)
     return Mixture(kept, validation, dropped)
+
+
+def questions_also_tested(
+    train_tasks: Sequence[str], scored_tasks: Sequence[str], root: Path | None
+) -> list[str]:
+    """Return the content hashes of the training and validation items that a test set asks too.
+
+    Given to `load_mixture` as `left_out`, they keep what trains and validates the same for somebody
+    who may not read test sets.
+
+    Raises:
+        InputError: data is missing or malformed.
+    """
+    items = (item for split in ("train", "validation") for item in _items(train_tasks, split, root))
+    asked = {content_hash(item.example) for item in items}
+    return sorted(asked & _tested(scored_tasks, root))
+
+
+def _tested(scored_tasks: Sequence[str], root: Path | None) -> set[str]:
+    return {
+        content_hash(example) for task in scored_tasks for example in tasks.load(task, "test", root)
+    }
 
 
 def _items(train_tasks: Sequence[str], split: str, root: Path | None) -> list[Item]:

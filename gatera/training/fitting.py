@@ -30,7 +30,7 @@ from gatera.errors import InputError
 from gatera.tasks.decoding import Decoding
 from gatera.tasks.mixture import Item, Mixture, load_mixture
 from gatera.tasks.prompts import template_identity
-from gatera.training import callbacks, checkpoints, provenance, scoring
+from gatera.training import callbacks, checkpoints, measures, provenance, scoring
 from gatera.training.adapting import adapt, count_parameters
 from gatera.training.checkpoints import TrainState
 from gatera.training.data import BatchPlan, TrainingData, encode_cached
@@ -76,7 +76,8 @@ def fit_trial(
     Writes into `attempt_dir`: metrics.jsonl, checkpoints/, predictions.parquet and adapter/ (as
     PEFT saves it). Test items are answered once, by the weights that were best on the validation
     items: by accuracy, then by loss, then the earliest. The same trial on the same machine with
-    the same number of threads gives the same result, interrupted or not.
+    the same number of threads gives the same result, interrupted or not. A tuning trial ends with
+    its accuracy on the validation items: it reads no test data and keeps no adapter.
 
     Args:
         trial: What to run.
@@ -99,6 +100,8 @@ def fit_trial(
     trained = None
     if trial.config["adapter"] is not None:
         trained = run.train([*resume_from, attempt_dir])
+        if trial.is_tuning:
+            return run.conclude(trained, attempt)
         run.model.save_pretrained(attempt_dir / ADAPTER_FOLDER)
     return run.score(trained, attempt)
 
@@ -178,6 +181,7 @@ class _TrialRun:
             self._data["tasks"],
             self._data["validation_items"],
             self._root,
+            self._data.get("left_out", ()),
         )
         self._dropped_items = mixture.dropped_items
         encoded = encode_cached(
@@ -304,19 +308,41 @@ class _TrialRun:
             self._eval.batch_size,
             adapted=trained is not None,
         )
-        digest = scoring.write_predictions(self._folder / PREDICTIONS_FILE, predictions)
+        metrics = measures.of_test(self._data["tasks"], predictions, gates)
+        if trained is not None:
+            metrics |= measures.of_training(trained.state)
         return TrialResult(
-            key=self._trial.key,
-            seed=self._trial.seed,
-            attempt=attempt,
-            config=self._trial.config,
-            metrics=_metrics(self._data["tasks"], predictions, trained, gates) | knowledge,
+            metrics=metrics | knowledge,
             gates=gates,
-            parameters=count_parameters(self.model),
-            predictions_sha256=digest,
+            predictions_sha256=self._write(predictions),
             provenance=self._provenance(trained, asked),
             measured=self._measured(trained, time.monotonic() - began),
+            **self._identity(attempt),
         )
+
+    def conclude(self, trained: Trained, attempt: int) -> TrialResult:
+        """Put the result of a tuning trial together: nothing is answered, nothing is surveyed."""
+        return TrialResult(
+            metrics=measures.of_training(trained.state),
+            gates={},
+            predictions_sha256=self._write([]),
+            provenance=self._provenance(trained, []),
+            measured=self._measured(trained, 0.0),
+            **self._identity(attempt),
+        )
+
+    def _identity(self, attempt: int) -> dict[str, Any]:
+        """Return what every result says of its trial and its model."""
+        return {
+            "key": self._trial.key,
+            "seed": self._trial.seed,
+            "attempt": attempt,
+            "config": self._trial.config,
+            "parameters": count_parameters(self.model),
+        }
+
+    def _write(self, predictions: list[Prediction]) -> str:
+        return scoring.write_predictions(self._folder / PREDICTIONS_FILE, predictions)
 
     def _test_questions(self, task: str) -> Questions:
         examples = tasks.load(task, "test", self._root)
@@ -376,36 +402,6 @@ def _longest_prompt(model: Any, max_new_tokens: int) -> int | None:
     """Return the tokens that a prompt with its response may have; None where there is no limit."""
     positions = getattr(model.config, "max_position_embeddings", None)
     return None if positions is None else int(positions) - max_new_tokens
-
-
-def _metrics(
-    scored: Sequence[str],
-    predictions: Sequence[Prediction],
-    trained: Trained | None,
-    gates: dict[str, Any],
-) -> dict[str, float]:
-    metrics = {}
-    for task in scored:
-        of_task = [each for each in predictions if each.task == task]
-        metrics[f"test/accuracy/{task}"] = scoring.accuracy(of_task)
-        metrics[f"test/no_keyword/{task}"] = scoring.share_without_keyword(of_task)
-    accuracies = [metrics[f"test/accuracy/{task}"] for task in scored]
-    metrics["test/accuracy"] = sum(accuracies) / len(accuracies)
-    if trained is not None:
-        recent = callbacks.recent_means(trained.state)
-        metrics |= {name: recent[name] for name in ("train/loss", "train/entropy")}
-        best = trained.state.best
-        if best is not None:
-            metrics |= {
-                "val/accuracy": best.accuracy,
-                "val/loss": best.loss,
-                "val/step": best.step,
-            }
-    if gates:
-        metrics["gate/mean"] = gates["overall"]["mean"]
-        if "share_skipped" in gates["overall"]:
-            metrics["gate/share_skipped"] = gates["overall"]["share_skipped"]
-    return metrics
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

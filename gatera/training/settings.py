@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from gatera.errors import InputError
+from gatera.trial import VALIDATION_ONLY
 
 SCHEDULES = ("linear", "cosine", "constant")
 LOSS_MASKS = ("answer", "all")
-METHODS = ("generate",)
+METHODS = ("generate", VALIDATION_ONLY)
 
 
 @dataclass(frozen=True)

@@ -264,12 +264,17 @@ def test_knowledge_kept_is_a_column_with_its_interval(store, plan):
 
 
 def test_the_tuning_of_a_row_is_printed(record):
-    tuning = TuningRecord(12, {"train.learning_rate": 0.0123456}, ("train.learning_rate",), 40)
+    name = "train.learning_rate"
+    tuning = TuningRecord(
+        12, {name: 0.0123456}, (name,), 40, pruned=3, diverged=2, searched={name: (1e-4, 0.0125)}
+    )
     rows = (*record.rows[:-1], dataclasses.replace(record.rows[-1], tuning=tuning))
     table = build_table(dataclasses.replace(record, rows=rows))
     text = markdown(table)
-    line = "| gatera | 12 | 40 | train.learning_rate = 0.0123 | train.learning_rate |"
-    assert line in text
+    header = "| variant | tuning trials | steps a trial | searched | chosen | edges hit |"
+    line = f"| gatera | 12 (3 pruned, 2 diverged) | 40 | {name} 0.0001 to 0.0125 | {name} = 0.0123"
+    assert header in text
+    assert f"{line} | {name} |" in text
     assert "Nothing was tuned" not in text
     assert json_rows(table)[-1]["tuning"]["chosen"] == {"train.learning_rate": 0.0123456}
     assert "**tuning_edge**" in text

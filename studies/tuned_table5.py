@@ -1,0 +1,25 @@
+"""Table 5 with each row tuned alike: learning rate and λ chosen on validation data."""
+
+from gatera.studies import Study, Tuning, Variant
+
+STUDY = Study(
+    title="Table 5 with each row tuned alike",
+    reproduces="GateRA (arXiv:2511.17582), Table 5",
+    published="gatera_table5",
+    variants=(
+        Variant("hira", changes={"adapter.gate": "none"}),
+        Variant("static_gate", changes={"adapter.gate": "static"}),
+        Variant("no_entropy", changes={"train.entropy_weight": 0.0}),
+        Variant("gatera"),
+    ),
+    reference="gatera",
+    seeds=(0, 1, 2),
+    tuning=Tuning(
+        search={
+            "train.learning_rate": (1e-3, 1e-1, "log"),
+            "train.entropy_weight": (1e-4, 1.0, "log"),
+        },
+        trials=8,
+        steps=40,
+    ),
+)
