@@ -169,13 +169,16 @@ def validations(store: Store, key: str) -> dict[int, float]:
 
 
 def _validations(store: Store, key: str) -> dict[int, tuple[float, float]]:
-    """Return a trial's accuracy on the validation items and its last step, by step, each once."""
+    """Return a trial's accuracy on the validation items and its last step, by step.
+
+    A later attempt's value replaces an earlier's: another only where the code changed between.
+    """
     found: dict[int, tuple[float, float]] = {}
     for attempt in store.attempts(key):
         for line in store.metrics(key, attempt):
             if isinstance(value := line.get(_VALIDATION), int | float):
                 last = float(line.get("max_steps") or math.inf)
-                found.setdefault(int(line.get("step") or 0), (float(value), last))
+                found[int(line.get("step") or 0)] = (float(value), last)
     return found
 
 
