@@ -43,7 +43,6 @@ class TrialRecord:
     reason: str | None = None  # why there is no result, where it failed
     failure_kind: str | None = None  # out_of_memory, not_finite, killed or bug
     answers: Mapping[str, Mapping[int, bool]] | None = None  # task -> item -> whether right
-    answers_missing: str | None = None  # why a finished trial has no answers
     curves: Curves = Curves()
 
 

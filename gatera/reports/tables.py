@@ -297,11 +297,6 @@ def _notes(row: RowRecord) -> tuple[str, ...]:
         if trial.result is None:
             why = f": {trial.reason}" if trial.reason else ""
             notes.append(f"{row.variant}, seed {trial.seed}: {_STATES[trial.state]}{why}")
-        elif trial.answers_missing is not None:
-            notes.append(
-                f"{row.variant}, seed {trial.seed}: its answers cannot be read "
-                f"({trial.answers_missing}), so nothing is bootstrapped over test items"
-            )
     if row.confounds:
         notes.append(
             f"{row.variant} differs from the reference in {', '.join(row.confounds)} too, as its "

@@ -11,10 +11,9 @@ from gatera.reports.records import (
     TrialRecord,
     TuningRecord,
 )
-from gatera.studies.files import file_sha256
 from gatera.studies.plan import TUNING_SUFFIX, Plan
 from gatera.studies.progress import Snapshot, take_snapshot
-from gatera.studies.store import Store
+from gatera.studies.store import Failure, Store
 from gatera.trial import Json, Trial, TrialResult
 
 
@@ -103,6 +102,15 @@ def _tuning_notes(store: Store, plan: Plan, code_sha256: str) -> list[str]:
     return []
 
 
+def _reason(store: Store, trial: Trial, failure: Failure | None) -> str | None:
+    """Return why a trial has no result, without a path of this machine."""
+    if failure is not None:
+        return failure.message
+    if store.damage(trial.key):
+        return "its result or its predictions changed since they were written; `run` runs it again"
+    return None
+
+
 def _trial_record(store: Store, trial: Trial, snapshot: Snapshot) -> TrialRecord:
     status = snapshot.statuses[trial.key]
     if status.state != "done":
@@ -111,39 +119,34 @@ def _trial_record(store: Store, trial: Trial, snapshot: Snapshot) -> TrialRecord
             trial.seed,
             status.state,
             None,
-            reason=None if failure is None else failure.message,
+            reason=_reason(store, trial, failure),
             failure_kind=None if failure is None else failure.kind,
         )
     result = store.result(trial.key)
     assert result is not None
-    answers, missing = _answers(store, result)
     return TrialRecord(
         trial.seed,
         status.state,
         result,
-        answers=answers,
-        answers_missing=missing,
+        answers=_answers(store, result),
         # An interrupted attempt goes on in the next: all up to the result's own count.
         curves=_curves(store.metrics(trial.key, n) for n in range(1, result.attempt + 1)),
     )
 
 
-def _answers(
-    store: Store, result: TrialResult
-) -> tuple[Mapping[str, Mapping[int, bool]] | None, str | None]:
-    """Return task -> item -> whether right, from the stored predictions; or None and why not."""
-    path = store.predictions_path(result.key, result.attempt)
-    if not path.exists():
-        return None, "the predictions are gone"
-    if file_sha256(path) != result.predictions_sha256:
-        return None, "the predictions are not those that the result was computed from"
+def _answers(store: Store, result: TrialResult) -> Mapping[str, Mapping[int, bool]]:
+    """Return task -> item -> whether right, from the stored predictions.
+
+    The store gives a result only where its predictions are those that it was computed from.
+    """
     import pandas as pd
 
+    path = store.predictions_path(result.key, result.attempt)
     columns = pd.read_parquet(path, columns=["task", "index", "correct"])
     answers: dict[str, dict[int, bool]] = {}
     for task, index, correct in zip(*(columns[name].tolist() for name in columns), strict=True):
         answers.setdefault(task, {})[index] = correct
-    return answers, None
+    return answers
 
 
 def _curves(attempts: Iterable[list[dict[str, Json]]]) -> Curves:

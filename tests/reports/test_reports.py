@@ -240,10 +240,11 @@ def test_predictions_that_are_not_the_results_own_are_not_used(filled, plan):
     filled.predictions_path(trial.key, 1).write_bytes(b"other")
     record = gather(filled, plan, code_sha256=CODE)
     hira = record.rows[1]
-    assert [t.answers is None for t in hira.trials] == [False, True, False]
+    assert [t.result is None for t in hira.trials] == [False, True, False]
     text = markdown(build_table(record))
-    assert "- hira, seed 1: its answers cannot be read (the predictions are not those" in text
-    assert answer_differences(hira, record.rows[-1], record.tasks) is None
+    assert "- hira, seed 1: has not run: its result or its predictions changed since" in text
+    differences = answer_differences(hira, record.rows[-1], record.tasks)
+    assert {len(of_task) for of_task in differences.values()} == {2}  # seeds 0 and 2 alone
 
 
 def test_knowledge_kept_is_a_column_with_its_interval(store, plan):
