@@ -74,7 +74,7 @@ def _differences(rows: Sequence[TableRow], reference: str) -> Figure:
     axes.set_ylim(-0.6, len(rows) - 0.4)
     drawn = any(row.comparison and row.comparison.crossed for row in rows)
     lines = "95 %; thick: over seeds, thin: bootstrap over seeds and items" if drawn else "95 %"
-    axes.set_xlabel(f"difference to {reference}, points of average accuracy ({lines})")
+    axes.set_xlabel(f"difference to {reference}, points of average accuracy\n({lines})")
     return figure
 
 
