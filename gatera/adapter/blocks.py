@@ -33,19 +33,18 @@ def as_rows(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])  # (tokens, features)
 
 
-def wide_logit(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """w·x + b, (tokens, 1), in the logit's type; x is widened block by block."""
+def wide_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`weight` x + bias, (tokens, n), in the logit's type; x is widened block by block."""
     dtype = logit_dtype(rows, weight)
-    weight, bias = weight.to(dtype), bias.to(dtype)
+    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     blocks = _token_blocks(rows, dtype)
     return torch.cat([F.linear(rows[part].to(dtype), weight, bias) for part in blocks])
 
 
-def logit_weight_gradient(d_logit: Tensor, rows: Tensor) -> Tensor:
-    """Σ_tokens d_logit xᵀ, (1, in), in the logit's type."""
+def wide_weight_gradient(d_y: Tensor, rows: Tensor) -> Tensor:
+    """Σ_tokens dy xᵀ, (n, in), in the type of dy."""
     parts = [
-        torch.mm(d_logit[part].t(), rows[part].to(d_logit.dtype))
-        for part in _token_blocks(rows, d_logit.dtype)
+        torch.mm(d_y[part].t(), rows[part].to(d_y.dtype)) for part in _token_blocks(rows, d_y.dtype)
     ]
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 

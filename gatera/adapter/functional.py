@@ -27,9 +27,9 @@ from gatera.adapter.blocks import (
     gate_column,
     input_gradients,
     logit_gradient,
-    logit_weight_gradient,
     weight_gradient,
-    wide_logit,
+    wide_product,
+    wide_weight_gradient,
 )
 from gatera.adapter.blocks import hadamard_product as hadamard_product
 from gatera.adapter.blocks import logit_dtype as logit_dtype
@@ -44,24 +44,6 @@ def binary_entropy(logit: Tensor) -> Tensor:
     """
     gate = torch.sigmoid(logit)
     return gate * F.softplus(-logit) + (1 - gate) * F.softplus(logit)
-
-
-def token_logit(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return w·x + b for each token, computed in float32 or better.
-
-    Args:
-        x: Input, (..., in), any floating type.
-        weight: w, (1, in).
-        bias: b, (1,).
-
-    Returns:
-        (..., 1), float32, or float64 where an input is.
-    """
-    dtype = logit_dtype(x, weight)
-    if x.dtype == dtype and not torch.is_autocast_enabled(x.device.type):
-        return F.linear(x, weight.to(dtype), bias.to(dtype))
-    logit: Tensor = _TokenLogit.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    return logit
 
 
 def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -167,30 +149,6 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     return torch.autocast(x.device.type, enabled=False)
 
 
-class _TokenLogit(torch.autograd.Function):
-    """w·x + b in a wider type than x has, keeping x as it came."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
-        with without_autocast(x):
-            return wide_logit(as_rows(x), weight, bias).view(*x.shape[:-1], 1)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        x, weight, bias = ctx.saved_tensors
-        d_x = d_weight = d_bias = None
-        with without_autocast(x):
-            d_logit = as_rows(grads[0])  # (tokens, 1)
-            if ctx.needs_input_grad[0]:
-                d_x = torch.mm(d_logit.to(x.dtype), weight.to(x.dtype)).view(x.shape)
-            if ctx.needs_input_grad[1]:
-                d_weight = logit_weight_gradient(d_logit, as_rows(x)).to(weight.dtype)
-            if ctx.needs_input_grad[2]:
-                d_bias = d_logit.sum(0).to(bias.dtype)
-        return d_x, d_weight, d_bias
-
-
 class _WideLinear(torch.autograd.Function):
     """A linear layer in a wider type than x has, keeping x as it came."""
 
@@ -198,22 +156,21 @@ class _WideLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.bias_dtype = None if bias is None else bias.dtype
-        dtype = logit_dtype(x, weight)
         with without_autocast(x):
-            return F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+            return wide_product(as_rows(x), weight, bias).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        (d_y,) = grads
         x, weight = ctx.saved_tensors
         d_x = d_weight = d_bias = None
         with without_autocast(x):
+            d_y = as_rows(grads[0])  # (tokens, n)
             if ctx.needs_input_grad[0]:
-                d_x = torch.matmul(d_y, weight.to(d_y.dtype)).to(x.dtype)
+                d_x = torch.mm(d_y.to(x.dtype), weight.to(x.dtype)).view(x.shape)
             if ctx.needs_input_grad[1]:
-                d_weight = torch.mm(as_rows(d_y).t(), as_rows(x).to(d_y.dtype)).to(weight.dtype)
+                d_weight = wide_weight_gradient(d_y, as_rows(x)).to(weight.dtype)
             if ctx.needs_input_grad[2]:
-                d_bias = as_rows(d_y).sum(0).to(ctx.bias_dtype)
+                d_bias = d_y.sum(0).to(ctx.bias_dtype)
         return d_x, d_weight, d_bias
 
 
@@ -312,7 +269,7 @@ class _TokenGatedLayer(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.dtype, ctx.identity, ctx.temperature = linear_dtype(x), 1.0, temperature
         with without_autocast(x):
-            logit = wide_logit(as_rows(x), weight, gate_bias)  # (tokens, 1)
+            logit = wide_product(as_rows(x), weight, gate_bias)  # (tokens, 1)
             if temperature != 1.0:
                 logit.div_(temperature)
             rows = as_rows(x).to(ctx.dtype)
@@ -351,7 +308,7 @@ class _TokenGatedLayer(torch.autograd.Function):
             if needs_x:
                 d_x.addmm_(d_logit.to(d_x.dtype), weight.to(d_x.dtype))
             if needs_weight:
-                d_weight = logit_weight_gradient(d_logit, as_rows(x)).to(weight.dtype)
+                d_weight = wide_weight_gradient(d_logit, as_rows(x)).to(weight.dtype)
             if needs_gate_bias:
                 d_gate_bias = d_logit.sum(0).to(gate_bias.dtype)
         return d_x.view(x.shape).to(x.dtype), d_W, d_A, d_B, d_weight, d_gate_bias, d_bias, None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gatera.adapter.functional import token_logit, wide_linear, without_autocast
+from gatera.adapter.functional import wide_linear, without_autocast
 from gatera.adapter.passes import Preceding
 
 GeneratorFor = Callable[[str], torch.Generator | None]
@@ -92,7 +92,7 @@ class TokenGate(Gate):
 
     def logit(self, x: Tensor, preceding: Preceding | None) -> Tensor:
         """Return w·x + b, (..., 1)."""
-        return token_logit(x, self.weight, self.bias)
+        return wide_linear(x, self.weight, self.bias)
 
 
 class StaticGate(Gate):

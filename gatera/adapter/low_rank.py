@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from gatera.adapter.blocks import as_rows, gate_column, logit_dtype, wide_logit
+from gatera.adapter.blocks import as_rows, gate_column, logit_dtype, wide_product
 from gatera.adapter.functional import differentiable_gradients, without_autocast
 
 
@@ -115,7 +115,7 @@ def _projected(
 ) -> tuple[Tensor, Tensor]:
     """A x, (tokens, r), and w·x + b, (tokens, 1): one product where both have one type."""
     if dtype != logit_dtype(rows, weight):
-        return torch.mm(rows.to(dtype), A.to(dtype).t()), wide_logit(rows, weight, gate_bias)
+        return torch.mm(rows.to(dtype), A.to(dtype).t()), wide_product(rows, weight, gate_bias)
     stacked = torch.cat([A.to(dtype), weight.to(dtype)])
     both = torch.mm(rows.to(dtype), stacked.t())
     return both[:, :-1], both[:, -1:] + gate_bias.to(dtype)

@@ -164,15 +164,9 @@ def input_features(model: nn.Module, block: nn.Module) -> int:
 
 
 def _first_input(modules: Iterable[nn.Module]) -> int:
-    for module in modules:
-        if isinstance(module, Conv1D):
-            return int(module.nx)
-        if isinstance(getattr(module, "in_features", None), int):
-            return int(module.in_features)  # type: ignore[arg-type]
-    raise InputError(
-        "the width of the block's input cannot be told: the model's config has no hidden_size and "
-        "the block no linear layer; use gate_sharing='module'."
-    )
+    """The input width of the first linear layer; there is one, the adapted layer itself."""
+    widths = (getattr(m, "nx" if isinstance(m, Conv1D) else "in_features", None) for m in modules)
+    return next(width for width in widths if isinstance(width, int))
 
 
 def block_input_of(block: nn.Module, name: str) -> BlockInput:

@@ -19,7 +19,7 @@ from gatera.adapter.functional import (
     hadamard_linear,
     linear_dtype,
     token_gated_hadamard_layer,
-    token_logit,
+    wide_linear,
 )
 
 IN, OUT, R = 7, 5, 3
@@ -114,7 +114,7 @@ def test_gradients_of_every_input_are_right(tokens: tuple[int, ...]) -> None:
     assert torch.autograd.gradcheck(hadamard_linear, (*weights, None))
     folded = (v["x"], v["W"], v["bias"], v["A"], v["B"])
     assert torch.autograd.gradcheck(folded_hadamard_linear, folded)
-    assert torch.autograd.gradcheck(token_logit, (v["x"], v["w"], v["b"]))
+    assert torch.autograd.gradcheck(wide_linear, (v["x"], v["w"], v["b"]))
 
 
 @pytest.mark.parametrize("needing", ["x", "A", "B", "logit"])
@@ -132,11 +132,11 @@ def test_second_derivatives_are_right() -> None:
     assert torch.autograd.gradgradcheck(hadamard_linear, inputs)
 
 
-def test_token_logit_is_computed_in_float32_from_bfloat16_input() -> None:
+def test_a_gates_logit_is_computed_in_float32_from_bfloat16_input() -> None:
     v = random_inputs(2, 3)
     x = v["x"].bfloat16().requires_grad_()
     w, b = v["w"].float().requires_grad_(), v["b"].float().requires_grad_()
-    logit = token_logit(x, w, b)
+    logit = wide_linear(x, w, b)
     assert logit.dtype == torch.float32
     expected = x.detach().double() @ w.detach().double().t() + b.detach().double()
     torch.testing.assert_close(logit.double(), expected, rtol=1e-5, atol=1e-5)
@@ -150,11 +150,11 @@ def test_token_logit_is_computed_in_float32_from_bfloat16_input() -> None:
     assert float(b.grad) == 6.0
 
 
-def test_token_logit_stays_float32_under_autocast() -> None:
+def test_a_gates_logit_stays_float32_under_autocast() -> None:
     v = random_inputs(2, 3)
     x, w, b = v["x"].float(), v["w"].float(), v["b"].float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logit = token_logit(x, w, b)
+        logit = wide_linear(x, w, b)
     torch.testing.assert_close(logit, x @ w.t() + b)
 
 
@@ -337,7 +337,7 @@ def test_any_cut_into_blocks_gives_the_same(
     def results() -> list[Tensor]:
         inputs = [t.clone().requires_grad_() for t in token_gated_inputs(v)]
         x, W, bias, A, B, w, b = inputs
-        logit = token_logit(x, w, b)
+        logit = wide_linear(x, w, b)
         outputs = [
             *token_gated_hadamard_layer(*inputs, 0.7),
             gated_hadamard_layer(x, W, bias, A, B, logit),

@@ -1,0 +1,84 @@
+"""Shared gates: how many there are, and where one cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+
+from gatera import GateraConfig
+from gatera.errors import InputError
+
+MakeLlama = Callable[[], LlamaForCausalLM]
+TARGETS = ["q_proj", "up_proj", "down_proj"]
+
+
+class Nested(nn.Module):
+    """Blocks that hold no linear layer of their own right."""
+
+    def __init__(self, width: int = 5) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.ModuleDict({"up": nn.Linear(width, 3)})])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[0]["up"](x)
+
+
+def config(sharing: str, **fields: object) -> GateraConfig:
+    return GateraConfig(r=2, gate_sharing=sharing, target_modules=TARGETS, **fields)
+
+
+@pytest.mark.parametrize(("sharing", "gates"), [("module", 6), ("block", 2), ("model", 1)])
+def test_the_number_of_gates_is_that_of_the_sharing(
+    llama: MakeLlama, sharing: str, gates: int
+) -> None:
+    model = get_peft_model(llama(), config(sharing))
+    weights = [n for n, _ in model.named_parameters() if n.endswith("gatera_gate.default.weight")]
+    assert len(weights) == gates
+    if sharing != "module":
+        assert weights[0].startswith("base_model.model.model.layers.0.self_attn.q_proj")
+
+
+@pytest.mark.parametrize("sharing", ["block", "model"])
+def test_a_layer_outside_of_the_blocks_is_refused(llama: MakeLlama, sharing: str) -> None:
+    outside = GateraConfig(r=2, gate_sharing=sharing, target_modules=["lm_head"])
+    with pytest.raises(InputError, match=r"'lm_head' is in no block of the model .* exclude_mod"):
+        get_peft_model(llama(), outside)
+
+
+def test_a_layer_called_without_its_block_is_refused(llama: MakeLlama) -> None:
+    model = get_peft_model(llama(), config("block")).eval()
+    layer = model.get_base_model().model.layers[0].self_attn.q_proj
+    model(input_ids=torch.tensor([[4, 5]]))
+    with pytest.raises(InputError, match=r"share reads the input of that block, and there is none"):
+        layer(torch.randn(1, 2, 24))
+
+
+def test_the_width_of_a_block_is_told_by_its_first_layer_or_refused() -> None:
+    shared = GateraConfig(r=2, gate_sharing="block", target_modules=["up"])
+    model = get_peft_model(Nested(), shared)
+    assert model.base_model.model.layers[0]["up"].gatera_gate["default"].weight.shape == (1, 5)
+
+
+def test_gates_of_channels_are_not_shared() -> None:
+    with pytest.raises(InputError, match=r"gate='channel' has a value for each output channel"):
+        GateraConfig(gate="channel", gate_sharing="block")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"gate_hidden": 0}, r"gate_hidden=0 is not a width; give a positive integer"),
+        ({"gate_threshold": 1.0}, r"gate_threshold=1\.0 is not a value of a gate; give one from 0"),
+        ({"gate_threshold": -0.1}, r"gate_threshold=-0\.1 is not a value of a gate"),
+        ({"gate_sharing": "layer"}, r"gate_sharing='layer' is not known; choose one of: block, mo"),
+        ({"mora_type": "turn"}, r"mora_type='turn' is not known; choose one of: rotate, share"),
+    ],
+)
+def test_wrong_settings_of_gates_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        GateraConfig(**fields)
