@@ -144,6 +144,7 @@ def test_a_gates_logit_is_computed_in_float32_from_bfloat16_input() -> None:
     logit.sum().backward()
     assert x.grad is not None
     assert x.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(x.grad, w.detach().bfloat16().expand_as(x))
     assert w.grad is not None
     assert b.grad is not None
     torch.testing.assert_close(w.grad, x.detach().float().sum((0, 1))[None], rtol=1e-5, atol=1e-5)

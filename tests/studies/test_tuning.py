@@ -23,7 +23,7 @@ from gatera.studies.plan import Plan, Request, make_plan
 from gatera.studies.progress import take_snapshot, whole_line
 from gatera.studies.store import Failure, Store
 from gatera.studies.tuner import Tuner
-from gatera.studies.tuning import Range, values_of
+from gatera.studies.tuning import Choice, Range, TunedRow, values_of
 
 RATE, WEIGHT = "train.learning_rate", "train.entropy_weight"
 SEARCH = {RATE: (1e-4, 1e-1, "log"), WEIGHT: (1e-4, 1.0, "log")}
@@ -250,6 +250,16 @@ def test_a_choice_near_an_end_of_its_range_is_an_edge():
     ]
     plain = Range(0.0, 2.0)
     assert [plain.is_edge(v) for v in (0.0625, 0.125, 1.875, 1.9375)] == [True, False, False, True]
+
+
+def test_a_row_names_the_edges_that_its_choice_hit():
+    space = {
+        "train.learning_rate": Range(1e-4, 1e-1, log=True),
+        "train.entropy_weight": Range(0, 1),
+    }
+    assert TunedRow(space).edges == ()
+    chosen = {"train.learning_rate": 0.09, "train.entropy_weight": 0.5}
+    assert TunedRow(space, choice=Choice(chosen, 0.8, 0, 0)).edges == ("train.learning_rate",)
 
 
 # Pruning
