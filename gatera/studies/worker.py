@@ -87,7 +87,7 @@ class _Worker:
                 claimed = self._claim_next(trials)
                 if claimed is not None:
                     self._run(*claimed, trials)
-                elif any(self._store.is_running(trial.key) for trial in trials):
+                elif any(self._may_be_left(trial) for trial in trials):
                     self._declare_stalled(trials)
                     time.sleep(_IDLE_SECONDS)
                 else:
@@ -130,15 +130,26 @@ class _Worker:
 
     def _claim_next(self, trials: Sequence[Trial]) -> tuple[Trial, Claim] | None:
         for trial in trials:
-            if self._store.has_result(trial.key) or self._store.is_pruned(trial.key):
-                continue
-            note_lost_attempt(self._store, trial)
-            if self._store.has_failed(trial.key, self._max_attempts):
+            if not self._is_over(trial):
+                note_lost_attempt(self._store, trial)
+            if self._is_over(trial):
                 continue
             claim = self._store.claim(trial.key, owner_of_this_process(self._name))
             if claim is not None:
                 return trial, claim
         return None
+
+    def _is_over(self, trial: Trial) -> bool:
+        key, store = trial.key, self._store
+        return (
+            store.has_result(key)
+            or store.is_pruned(key)
+            or store.has_failed(key, self._max_attempts)
+        )
+
+    def _may_be_left(self, trial: Trial) -> bool:
+        """Return whether a trial may still need us: it runs, or was given up since we looked."""
+        return self._store.is_running(trial.key) or not self._is_over(trial)
 
     def _declare_stalled(self, trials: Sequence[Trial]) -> list[tuple[str, int]]:
         """Let the claims of others that stalled count no more; return all that stalled."""

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from made_up import CODE, commit_result
-from made_up_work import start_run, start_worker
+from made_up_work import fit, start_run, start_worker
 from processes import running
 
 from gatera.studies.store import Store
+from gatera.studies.worker import work
 
 
 @pytest.fixture
@@ -86,6 +87,23 @@ def test_a_stopped_worker_is_taken_over_and_its_late_result_thrown_away(store, o
     assert "another attempt had committed" in (late.parent / "log").read_text()
     assert (store.trial_folder(key) / "result.json").read_bytes() == written
     assert store.newest_attempt(key) == 2
+
+
+def test_a_trial_that_is_given_up_while_a_worker_looks_is_taken_all_the_same(
+    store, one_trial, monkeypatch
+):
+    tries = []
+
+    def claim(self, key, owner, truly=Store.claim):
+        tries.append(key)
+        # Held at the first look; that its holder gave it up is seen by the next question.
+        return None if len(tries) == 1 else truly(self, key, owner)
+
+    monkeypatch.setattr(Store, "claim", claim)
+    options = {"stems": (), "max_attempts": None, "claim_timeout": 60.0}
+    work(store.folder, worker="me", fit=fit, preload=(), **options)
+    assert tries == [one_trial.key] * 2
+    assert store.has_result(one_trial.key)
 
 
 def test_a_hanging_trial_is_ended_by_its_own_worker_and_run_again(store, one_trial, begun):
