@@ -61,7 +61,7 @@ TARGETS = {
     **{
         ("token+lora", PEFT_LORA, size, dtype): 1.15
         for size in SIZES
-        for dtype in ("float32", "bfloat16")
+        for dtype in ("float32", "bfloat16", "bfloat16-autocast")
     },
 }
 MOST_BYTES = 1.05  # token+hira's bytes kept, as a multiple of PEFT LoRA's

@@ -167,7 +167,7 @@ class GateraLinear(nn.Module, GateraLayer):
     def _token_gated_low_rank(self, adapter_name: str, gate: TokenGate, x: Tensor) -> Tensor:
         A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
         dtype = linear_dtype(x)
-        if dtype == x.dtype and self.cast_input_dtype_enabled:
+        if self.cast_input_dtype_enabled and not torch.is_autocast_enabled(x.device.type):
             dtype = A.dtype
         scaling = self.scaling[adapter_name]
         y, logit = token_gated_low_rank(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from gatera import GateraConfig, record_gates
+from gatera.adapter import linear as linear_module
 from gatera.adapter.low_rank import token_gated_low_rank
 
 BATCH, TOKENS, IN, OUT, RANK = 2, 3, 5, 7, 2
@@ -120,6 +122,38 @@ def test_a_hooked_gate_takes_the_plain_road_to_the_same_place(autocast: bool) ->
     for mine, theirs in zip(*results, strict=True):
         assert mine.dtype == theirs.dtype
         torch.testing.assert_close(mine, theirs, **loose)
+
+
+@pytest.mark.parametrize(
+    ("given", "autocast", "expected"),
+    [
+        (torch.bfloat16, True, torch.bfloat16),
+        (torch.float32, True, torch.bfloat16),
+        (torch.bfloat16, False, torch.float32),
+        (torch.float32, False, torch.float32),
+    ],
+)
+def test_the_products_run_in_the_type_that_lora_would_use(
+    given: torch.dtype,
+    autocast: bool,
+    expected: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Autocast's, else that of the adapter, here float32."""
+    updates: list[Tensor] = []
+
+    def noted(*args: Any) -> tuple[Tensor, Tensor]:
+        y, logit = token_gated_low_rank(*args)
+        updates.append(y)
+        return y, logit
+
+    monkeypatch.setattr(linear_module, "token_gated_low_rank", noted)
+    model = adapted()
+    layer = model.base_model.model[0]
+    layer.base_layer.to(given)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        model(tensors(given)[0])
+    assert [y.dtype for y in updates] == [expected]
 
 
 def test_it_keeps_no_more_for_the_backward_pass_than_lora() -> None:
