@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft.tuners.tuners_utils import (
@@ -198,14 +198,13 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         )
 
     def gate_of(self, adapter_name: str) -> Gate | None:
-        """Return the gate that acts on an adapter's update here, its own or a shared one."""
+        """Return the gate that acts on an adapter's update here, its own or a shared one.
+
+        It may be wrapped, as FSDP's wrap policies do; the wrapper passes its attributes on.
+        """
         shared = self.shared_gates.get(adapter_name)
         gates = self.gatera_gate if shared is None else shared.owner.gatera_gate
-        if adapter_name not in gates:
-            return None
-        gate: Any = gates[adapter_name]
-        assert isinstance(gate, Gate)
-        return gate
+        return cast(Gate, gates[adapter_name]) if adapter_name in gates else None
 
     @property
     def has_gate(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from peft import PeftModel, get_peft_model
+from peft.utils.other import fsdp_auto_wrap_policy
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -82,6 +84,38 @@ def test_two_processes_get_the_gradients_of_one(tmp_path: Path) -> None:
             assert found.keys() == expected.keys()
             for name, gradient in expected.items():
                 torch.testing.assert_close(found[name], gradient, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1
+    )
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+@pytest.mark.filterwarnings("ignore")  # FSDP's own, of one process
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("delta", ["hira", "lora"])
+@pytest.mark.parametrize("gate", ["token", "static", "mlp", "attention", "channel"])
+def test_fsdp_with_peft_wrap_policy_gives_the_same_gradients(gate: str, delta: str) -> None:
+    """That policy wraps each gate with a weight by itself."""
+    alone, inner = network(gate, delta), network(gate, delta)
+    sharded = FullyShardedDataParallel(
+        inner,
+        auto_wrap_policy=fsdp_auto_wrap_policy(inner),
+        use_orig_params=True,
+        device_id=torch.device("cpu"),
+    )
+    for model in (alone, sharded):
+        loss_of(model, batch()).backward()
+    names = {name.replace("_fsdp_wrapped_module.", ""): g for name, g in gradients(sharded).items()}
+    expected = gradients(alone)
+    assert names.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(names[name], gradient, msg=lambda m, n=name: f"{n}: {m}")
 
 
 class Checkpointed(nn.Module):
