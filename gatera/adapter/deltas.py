@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from gatera.adapter.blocks import as_rows
 from gatera.adapter.functional import (
     gated_linear,
     hadamard_linear,
@@ -70,7 +71,7 @@ class Gated:
         """Return the gate of some tokens, by their numbers, (tokens, ·)."""
         assert self.logit is not None
         return Gated(
-            self.logit.flatten(0, -2)[tokens],
+            as_rows(self.logit)[tokens],
             input_dependent=True,
             per_channel=self.per_channel,
             threshold=threshold,
@@ -110,8 +111,8 @@ class Given:
         """Return what the update of some tokens is computed from, x as (tokens, in)."""
         return replace(
             self,
-            x=self.x.flatten(0, -2)[tokens],
-            base=lambda: self.base().flatten(0, -2)[tokens],
+            x=as_rows(self.x)[tokens],
+            base=lambda: as_rows(self.base())[tokens],
         )
 
     def cast_x(self) -> Tensor:

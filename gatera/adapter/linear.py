@@ -138,17 +138,21 @@ class GateraLinear(nn.Module, GateraLayer):
     def _with_open_tokens(
         self, adapter_name: str, result: Tensor, given: Given, gated: Gated
     ) -> Tensor:
-        """As `_with_update`, computing the update of the tokens whose gate is open alone."""
+        """As `_with_update`, computing the update of the tokens whose gate is open alone.
+
+        Without any, a graph still gets the parameters, with gradients of zero: distributed
+        training waits for every one.
+        """
         update, parameters = self.updates[adapter_name], self._factors(adapter_name)
         assert gated.logit is not None
         is_open = torch.sigmoid(gated.logit) >= gated.threshold
-        if not gated.input_dependent:
-            if not is_open.item():
-                return result
-            return result + update.update(given, parameters, gated)
         tokens = is_open.any(-1).flatten().nonzero().squeeze(-1)
-        if len(tokens) == 0:
+        if len(tokens) == 0 and not torch.is_grad_enabled():
             return result
+        if not gated.input_dependent:  # one gate, of the layer
+            if len(tokens) == 0:
+                return result + update.update(given.of(tokens), parameters, gated).sum(0)
+            return result + update.update(given, parameters, gated)
         # An open token may have closed channels.
         chosen = gated.of(tokens, gated.threshold if gated.per_channel else 0.0)
         opened = update.update(given.of(tokens), parameters, chosen)

@@ -109,6 +109,21 @@ def test_in_training_closed_tokens_give_no_gradient(gate: str, delta: str) -> No
     assert layer.gatera_A["default"].grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("delta", DELTAS)
+@pytest.mark.parametrize("gate", GATES)
+def test_in_training_a_layer_that_is_all_closed_stays_in_the_graph(gate: str, delta: str) -> None:
+    """As DistributedDataParallel asks of every parameter."""
+    fields = {"gate_threshold": 0.5, "gate_threshold_in_training": True}
+    model = adapted(gate, delta, gate_bias=-50.0, **fields).train()
+    y = model(x())
+    torch.testing.assert_close(y, model.base_model.model[0].base_layer(x()), rtol=0, atol=0)
+    y.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert not parameter.grad.any(), name
+
+
 def test_the_gradient_of_open_tokens_is_that_of_the_equation() -> None:
     fields = {"gate_threshold": 0.5, "gate_threshold_in_training": True}
     model = adapted("token", "hira", **fields).train().double()
@@ -153,6 +168,13 @@ def test_without_a_threshold_nothing_is_said_of_skipping() -> None:
     with record_gates(model) as gates:
         model(x())
     assert "share_skipped" not in gates.overall()
+
+
+@pytest.mark.parametrize("gate_bias", [-50.0, 50.0])
+@pytest.mark.parametrize("gate", ["token", "static"])
+def test_one_token_without_axes_is_gated_as_in_a_batch(gate: str, gate_bias: float) -> None:
+    model = adapted(gate, "hira", gate_threshold=0.5, gate_bias=gate_bias).eval()
+    torch.testing.assert_close(model(x()[0, 0]), model(x())[0, 0])
 
 
 def test_a_mixed_batch_skips_too() -> None:
