@@ -247,6 +247,7 @@ def _report(options: argparse.Namespace) -> int:
             "study": plan.study,
             "scale": plan.scale,
             "rows": written.rows,
+            "order": written.order,
             "files": [str(path) for path in written.files],
         }
         print(json.dumps(answer, indent=1))

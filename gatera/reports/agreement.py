@@ -1,7 +1,7 @@
 """A study's rows beside the published ones: steps, intervals, order.
 
-A verdict is given at `paper` scale alone, on the model that the paper used: elsewhere the published
-number is no target.
+A verdict is given at `paper` scale alone, on the paper's model, by its protocol: elsewhere the
+published number is no target, and what stands beside it is arithmetic.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from gatera.reports.bootstrap import RankAgreement, rank_agreement
 from gatera.reports.published import BACKBONES, PublishedTable
-from gatera.reports.statistics import PairedDifference
+from gatera.reports.records import StudyRecord
+from gatera.reports.statistics import PairedDifference, RankAgreement, rank_agreement
 
 
 @dataclass(frozen=True)
@@ -24,10 +22,10 @@ class PaperRow:
     variant: str
     published: float | None
     measured: float | None
-    difference: float | None  # measured minus published; None unless comparable
+    difference: float | None  # measured minus published
     step: float | None  # published difference to the reference
     measured_step: float | None  # ours
-    step_inside: bool | None  # whether the published step lies in our interval; None as above
+    step_inside: bool | None  # whether the published step lies in our interval
     verdict: str | None  # agrees or disagrees; None unless comparable
     published_trainable: float | None  # share of all parameters
 
@@ -38,34 +36,49 @@ class PaperComparison:
 
     rows: tuple[PaperRow, ...]
     order: RankAgreement | None  # None with fewer than two rows that both have
-    comparable: bool  # at paper scale, on the paper's model
+    incomparable: str | None  # why no verdict is given; None where verdicts are
 
 
 def compare_with_paper(
     published: PublishedTable,
+    record: StudyRecord,
     *,
     averages: Mapping[str, Mapping[int, float]],
     differences: Mapping[str, PairedDifference],
-    reference: str,
-    scale: str,
-    backbone: str,
 ) -> PaperComparison:
     """Set a study's averages beside the published ones.
 
     Args:
         published: The paper's numbers.
+        record: The study.
         averages: By variant, in the order of the rows, the average by seed.
         differences: By variant, the paired difference to the reference.
-        reference: The row that differences are to.
-        scale: The study's scale.
-        backbone: The study's backbone.
     """
-    comparable = scale == "paper" and BACKBONES.get(backbone) == published.model
+    incomparable = _incomparable(published, record)
     rows = tuple(
-        _row(variant, by_seed, differences.get(variant), published, reference, comparable)
+        _row(
+            variant,
+            by_seed,
+            differences.get(variant),
+            published,
+            record.reference,
+            has_verdict=incomparable is None,
+        )
         for variant, by_seed in averages.items()
     )
-    return PaperComparison(rows, _order(published, averages), comparable)
+    return PaperComparison(rows, _order(published, averages), incomparable)
+
+
+def _incomparable(published: PublishedTable, record: StudyRecord) -> str | None:
+    """Return why the published numbers are no target for a study; None where they are."""
+    if record.scale != "paper" or BACKBONES.get(record.backbone) != published.model:
+        return f"these rows were not trained at scale paper on {published.model}"
+    changed = [name for name in record.departures.get("set", {}) if name != "backbone.name"]
+    if changed:
+        return f"this run changes the paper's protocol ({', '.join(changed)})"
+    if set(record.tasks) != set(published.tasks):
+        return f"the published averages are over other tasks: {', '.join(published.tasks)}"
+    return None
 
 
 def _row(
@@ -74,7 +87,8 @@ def _row(
     ours: PairedDifference | None,
     published: PublishedTable,
     reference: str,
-    comparable: bool,
+    *,
+    has_verdict: bool,
 ) -> PaperRow:
     known = _fraction(published.averages.get(variant))
     base = _fraction(published.averages.get(reference))
@@ -83,21 +97,23 @@ def _row(
     if variant == reference:
         step = None
     inside = None
-    if comparable and step is not None and ours is not None and math.isfinite(ours.low):
+    if step is not None and ours is not None and math.isfinite(ours.low):
         inside = ours.low <= step <= ours.high
     return PaperRow(
         variant=variant,
         published=known,
         measured=measured,
-        difference=(
-            measured - known if comparable and measured is not None and known is not None else None
-        ),
+        difference=measured - known if measured is not None and known is not None else None,
         step=step,
         measured_step=ours.mean if ours is not None else None,
         step_inside=inside,
-        verdict=None if inside is None else ("agrees" if inside else "disagrees"),
+        verdict=_verdict(inside) if has_verdict else None,
         published_trainable=_fraction(published.trainable.get(variant)),
     )
+
+
+def _verdict(inside: bool | None) -> str | None:
+    return None if inside is None else ("agrees" if inside else "disagrees")
 
 
 def _fraction(percent: float | None) -> float | None:
@@ -112,9 +128,8 @@ def _order(
     shared = _shared_seeds([averages[name] for name in rows])
     if len(rows) < 2 or not shared:
         return None
-    scores = np.array([[averages[name][seed] for seed in shared] for name in rows])
-    said = [published.averages[name] for name in rows]
-    return rank_agreement(scores, said, np.random.default_rng(0))
+    scores = [[averages[name][seed] for seed in shared] for name in rows]
+    return rank_agreement(scores, [published.averages[name] for name in rows])
 
 
 def _shared_seeds(rows: Sequence[Mapping[int, float]]) -> list[int]:

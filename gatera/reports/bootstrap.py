@@ -1,4 +1,4 @@
-"""Bootstrap intervals: over seeds and test items together, and of the order of rows over seeds.
+"""The bootstrap interval of a difference over seeds and test items together.
 
 Randomness arrives as a generator; the same generator state gives the same numbers.
 """
@@ -141,54 +141,3 @@ def _moments(tables: Sequence[Array], seed_counts: Array, item_counts: Sequence[
     parts = np.stack([seed_part, item_part, seed_part + item_part - interaction])
     variance = parts.max(0)
     return _Moments(mean, np.where(variance < 1e-18, 0.0, variance))
-
-
-@dataclass(frozen=True)
-class RankAgreement:
-    """Kendall's tau of two orders of the same rows, with its interval over seeds."""
-
-    tau: float  # 1: the same order, -1: the reverse
-    low: float  # NaN with one seed
-    high: float
-    rows: int
-    seeds: int
-
-
-def rank_agreement(
-    scores: Array,
-    published: Sequence[float],
-    generator: np.random.Generator,
-    *,
-    resamples: int = RESAMPLES,
-    level: float = 0.95,
-) -> RankAgreement | None:
-    """Compare the order of rows, by mean over seeds, with a published order.
-
-    The interval is the percentile bootstrap over seeds, drawn together for all rows. Tau counts
-    pairs of rows: (agreeing - disagreeing) / all; a tie counts for neither.
-
-    Args:
-        scores: (rows, seeds).
-        published: One number a row, taken as exact.
-        generator: Source of the draws.
-        resamples: Number of draws.
-        level: Coverage of the interval.
-
-    Returns None with fewer than two rows.
-    """
-    rows, seeds = scores.shape
-    if rows < 2 or seeds < 1:
-        return None
-    first, second = np.triu_indices(rows, k=1)
-    said = np.sign(np.subtract.outer(np.array(published), np.array(published)))[first, second]
-
-    def tau(means: Array) -> Array:
-        measured = np.sign(means[first] - means[second])  # (pairs, resamples)
-        return np.asarray(said @ measured / len(first))
-
-    observed = float(tau(scores.mean(1, keepdims=True))[0])
-    if seeds < 2:
-        return RankAgreement(observed, math.nan, math.nan, rows, seeds)
-    drawn = tau(scores @ _draw_counts(seeds, resamples, generator).T / seeds)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
-    return RankAgreement(observed, float(low), float(high), rows, seeds)

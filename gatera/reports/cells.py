@@ -58,7 +58,7 @@ def accuracy_cells(table: Table, *, measured: bool) -> Cells:
             seeds_cell(row),
             *(percent(row.scores[task]) for task in record.tasks),
             average_cell(row),
-            difference_cell(row.comparison),
+            difference_cell(row),
             *([_crossed(row.comparison)] if crossed else []),
             _verdict(row.comparison),
             _trainable(row),
@@ -152,10 +152,10 @@ def paper_cells(table: Table) -> Cells:
                 percent(beside.measured),
                 points(beside.difference),
                 points(beside.step),
-                difference_cell(row.comparison),
+                difference_cell(row),
                 _inside(beside),
                 beside.verdict or DASH,
-                _share(beside.published_trainable),
+                _printed_share(beside.published_trainable),
                 _share(row.trainable_share),
             ]
         )
@@ -184,14 +184,15 @@ def average_cell(row: TableRow) -> str:
     return percent(row.average) + spread
 
 
-def difference_cell(comparison: Comparison | None) -> str:
-    """Return the paired difference with its interval."""
-    if comparison is None:
+def difference_cell(row: TableRow) -> str:
+    """Return the paired difference with its interval, and its seeds where some are missing."""
+    if row.comparison is None:
         return DASH
-    d = comparison.difference
+    d = row.comparison.difference
+    few = f" ({d.pairs} of {row.planned} seeds)" if d.pairs < row.planned else ""
     if not math.isfinite(d.low):
-        return f"{100 * d.mean:+.2f} [{DASH}]"
-    return f"{100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}]"
+        return f"{100 * d.mean:+.2f} [{DASH}]{few}"
+    return f"{100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}]{few}"
 
 
 def _crossed(comparison: Comparison | None) -> str:
@@ -204,6 +205,10 @@ def _crossed(comparison: Comparison | None) -> str:
 def _verdict(comparison: Comparison | None) -> str:
     if comparison is None:
         return DASH
+    if comparison.diverged:
+        return "none: seeds diverged"
+    if comparison.difference.sd == 0:
+        return "no spread among seeds: no test"
     if not math.isfinite(comparison.adjusted_p):
         runs = comparison.single_runs
         items = f" over seeds; these two runs: McNemar p {_p_value(runs.p)}" if runs else ""
@@ -229,6 +234,11 @@ def _trainable(row: TableRow) -> str:
 
 def _share(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:.4f} %"
+
+
+def _printed_share(value: float | None) -> str:
+    """Return a published share with the digits that were published."""
+    return DASH if value is None else f"{100 * value:.6g} %"
 
 
 def _knowledge(lost: MeanInterval | None) -> str:

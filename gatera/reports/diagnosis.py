@@ -125,10 +125,12 @@ def _scatter(averages: Mapping[int, float], *, gated: bool) -> Iterator[Finding]
         return
     spread = basic.stdev(averages.values())
     if spread > SCATTER:
+        worst = min(averages, key=lambda seed: averages[seed])
         start = "check the initialization of the gate (adapter.gate_init_std), " if gated else ""
         yield Finding(
             "seeds_scatter",
-            f"seeds scatter by {100 * spread:.2f} points (standard deviation)",
+            f"seeds scatter by {100 * spread:.2f} points (standard deviation), lowest seed {worst} "
+            f"at {100 * averages[worst]:.2f} %",
             f"{start}lower train.learning_rate, train longer, run more seeds",
         )
 

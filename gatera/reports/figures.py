@@ -35,7 +35,7 @@ def write_figures(table: Table, folder: Path) -> list[Path]:
 def _figures(table: Table) -> Iterator[tuple[str, Figure]]:
     compared = [row for row in table.rows if row.comparison is not None]
     if compared:
-        yield "differences", _differences(compared, table.record.reference)
+        yield "differences", draw_differences(compared, table.record.reference)
     scored = [row for row in table.rows if row.average is not None]
     if any(row.variant != FROZEN for row in scored):
         yield "accuracy", _accuracy(scored, table.record.tasks)
@@ -55,7 +55,7 @@ def _new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _differences(rows: Sequence[TableRow], reference: str) -> Figure:
+def draw_differences(rows: Sequence[TableRow], reference: str) -> Figure:
     """Draw each row's difference to the reference: thick over seeds, thin the bootstrap."""
     figure = _new_figure(6.4, 1.1 + 0.4 * len(rows))
     axes = figure.add_subplot()
@@ -142,6 +142,8 @@ def _gates(rows: Sequence[TableRow]) -> Figure:
 
 
 def _legend_outside(axes: Axes) -> None:
+    if not axes.get_legend_handles_labels()[0]:
+        return
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from gatera.reports.bootstrap import MIN_SEEDS, RankAgreement
+from gatera.reports.bootstrap import MIN_SEEDS
 from gatera.reports.cells import (
     DASH,
     Cells,
@@ -14,10 +14,10 @@ from gatera.reports.cells import (
     paper_cells,
     tuning_cells,
 )
-from gatera.reports.notes import footnotes, provenance
+from gatera.reports.notes import footnotes, provenance, settings
 from gatera.reports.records import StudyRecord
-from gatera.reports.statistics import detectable_difference
-from gatera.reports.tables import FROZEN, Table
+from gatera.reports.statistics import RankAgreement, detectable_difference
+from gatera.reports.tables import FROZEN, Table, median_spread
 from gatera.trial import Json
 
 
@@ -40,13 +40,15 @@ def markdown(table: Table, *, measured: bool = True, figures: Sequence[str] = ()
     if findings := _findings(table):
         blocks += ["## Diagnosis", _DIAGNOSIS_READING, _listed(findings)]
     if any(row.gates for row in table.rows):
-        blocks += ["## Gates", _markdown_table(gate_cells(table)), _GATE_READING]
+        blocks += ["## Gates", _markdown_table(gate_cells(table)), _gate_reading(record)]
     if any(row.tuning for row in table.rows):
         blocks += ["## Tuning", _markdown_table(tuning_cells(table)), _TUNING_READING]
     if table.paper is not None:
         blocks += ["## Against the paper", _markdown_table(paper_cells(table)), _beside(table)]
     if notes := footnotes(table):
         blocks += ["## Notes", _listed(notes)]
+    if lines := settings(record):
+        blocks += ["## Settings", _listed(lines)]
     blocks += ["## Provenance", _listed(provenance(record))]
     return "\n\n".join(blocks) + "\n"
 
@@ -88,14 +90,17 @@ def _reading_differences(table: Table) -> Iterator[str]:
         "*Resolved* means that the p-value of the paired t-test, adjusted by Holm over the "
         "compared rows, is below 0.05. ± is the standard deviation over seeds. `frozen` is the "
         "backbone without training: one trial, no spread, not tested. The number of seeds named "
-        "beside *not resolved* would find a difference of the size seen with 80 % power."
+        "beside *not resolved* would resolve a difference of the size seen with 80 % power, at "
+        "Holm's strictest step."
     )
     if any(row.comparison and row.comparison.crossed for row in table.rows):
         yield (
             "The secondary interval (95 %, not adjusted) is a studentized bootstrap of the same "
             "difference over seeds and test items together, the same drawn items for all seeds "
             "and both variants, drawn within each task: it speaks of other test items too, where "
-            "the first speaks of other seeds on these. No verdict rests on it."
+            "the first speaks of other seeds on these. With fewer than ten seeds it is a little "
+            "too short. No verdict rests on it."
+            + (_EMBEDDED_ITEMS if _is_embedded(table.record) else "")
         )
     elif any(1 < len(row.seeds) < MIN_SEEDS for row in table.rows):
         yield f"The bootstrap over seeds and test items is given from {MIN_SEEDS} seeds on."
@@ -117,17 +122,20 @@ def _reading_differences(table: Table) -> Iterator[str]:
         )
 
 
+_EMBEDDED_ITEMS = (
+    " The embedded world's test items ask many times about the same few facts, so they are not "
+    "independent, and this interval is too short to speak of other facts."
+)
+
+
+def _is_embedded(record: StudyRecord) -> bool:
+    return any(task.startswith("world_") for task in record.tasks)
+
+
 def _detectable(table: Table) -> float | None:
     """Return the smallest detectable difference at the median spread of the compared rows."""
-    known = [
-        row.comparison.difference
-        for row in table.rows
-        if row.comparison is not None and math.isfinite(row.comparison.difference.sd)
-    ]
-    if not known:
-        return None
-    middle = sorted(known, key=lambda d: d.sd)[len(known) // 2]
-    return detectable_difference(middle.sd, middle.pairs) if middle.sd > 0 else None
+    middle = median_spread(row.comparison for row in table.rows)
+    return detectable_difference(middle.sd, middle.pairs) if middle is not None else None
 
 
 def _reading_columns(table: Table) -> Iterator[str]:
@@ -142,8 +150,8 @@ def _reading_columns(table: Table) -> Iterator[str]:
     if table.published:
         yield f"Published: {table.published.source}, measured on {table.published.model}" + (
             "."
-            if table.paper is not None and table.paper.comparable
-            else "; at another scale it is no target, only the order of the rows can be looked at."
+            if table.paper is not None and table.paper.incomparable is None
+            else "; here it is no target, only the order of the rows can be looked at."
         )
         for row in table.rows:
             if row.variant in table.published.notes:
@@ -154,7 +162,10 @@ def _knowledge_text(table: Table) -> str:
     """Say what text the held-out loss was measured on."""
     name = table.record.results[0].config["eval"].get("knowledge")
     if name == "world":
-        return "sentences of the embedded world that neither pre-training nor training saw"
+        return (
+            "texts of the embedded world: three sentences each, of which pre-training saw every "
+            "one but never these three together"
+        )
     return f"the text {name} (whether the backbone's pre-training saw it is not known here)"
 
 
@@ -172,10 +183,20 @@ def _findings(table: Table) -> list[str]:
     ]
 
 
-_GATE_READING = (
-    "Over the tokens of the test items, every gated layer counted alike; shares in %, entropy in "
-    "nats (0 for closed or open gates, 0.693 for gates at one half)."
-)
+def _gate_reading(record: StudyRecord) -> str:
+    items = {gates["items"] for result in record.results if "items" in (gates := result.gates)}
+    how_many = (
+        f"the first {max(items):,} test items, taken evenly from all tasks,"
+        if items
+        else ("test items,")
+    )
+    return (
+        f"Over the tokens of {how_many} each followed by its right response; every gated layer "
+        "counted alike; shares in %, entropy in nats (0 for closed or open gates, 0.693 for gates "
+        "at one half)."
+    )
+
+
 _TUNING_READING = (
     "Chosen on validation data before any seed ran, with the same number of tuning trials for "
     "each row; test data was read once, afterwards. A choice within a twentieth of its range of "
@@ -193,9 +214,10 @@ def _beside(table: Table) -> str:
         "is weak evidence of agreement and `no` is strong evidence against it. A dash is a number "
         "that was not published or not measured."
     ]
-    if not table.paper.comparable:
+    if table.paper.incomparable is not None:
         lines.append(
-            f"No verdicts: these rows were not trained at scale paper on {table.published.model}."
+            f"No verdicts: {table.paper.incomparable}. What stands beside the published numbers "
+            "is arithmetic then, and no evidence about them."
         )
     lines.append(_order_line(table.paper.order))
     return "\n\n".join(lines)
@@ -204,12 +226,13 @@ def _beside(table: Table) -> str:
 def _order_line(order: RankAgreement | None) -> str:
     if order is None:
         return "The order of the rows cannot be compared: fewer than two have both numbers."
-    interval = f"[{order.low:+.2f}, {order.high:+.2f}]"
-    over = "percentile bootstrap over seeds" if math.isfinite(order.low) else "one seed"
+    said = f"Order of the {order.rows} rows that have both numbers: Kendall's tau {order.tau:+.2f}"
+    if not math.isfinite(order.low):
+        return f"{said} [{DASH}] (one seed; 1 is the published order, -1 its reverse)."
     return (
-        f"Order of the {order.rows} rows that have both numbers: Kendall's tau {order.tau:+.2f} "
-        f"{interval if math.isfinite(order.low) else f'[{DASH}]'} (95 %, {over}; {order.seeds} "
-        "seeds; 1 is the published order, -1 its reverse)."
+        f"{said} [{order.low:+.2f}, {order.high:+.2f}] (1 is the published order, -1 its "
+        f"reverse; at least 95 % over {order.seeds} seeds: all orders that the paired intervals of "
+        "two rows, corrected over all pairs, leave open)."
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from gatera.reports.cells import DASH, percent
 from gatera.reports.diagnosis import SILENT_SHARE
 from gatera.reports.records import StudyRecord, mixed_provenance
@@ -24,6 +26,39 @@ def footnotes(table: Table) -> list[str]:
         for field, lines in mixed_provenance(table.record).items()
     ]
     return notes
+
+
+def settings(record: StudyRecord) -> list[str]:
+    """Return what the rows were trained and scored with, a line each."""
+    rows = [row for row in record.rows if row.variant != FROZEN and row.results]
+    if not rows:
+        return []
+    shown = next((row for row in rows if row.variant == record.reference), rows[0])
+    config = next(iter(shown.results.values())).config
+    tuned = ", and for what tuning chose" if any(row.tuning for row in rows) else ""
+    lines = [f"as `{shown.variant}` has them; other rows differ in what is named below{tuned}"]
+    for section in ("adapter", "train", "eval", "data"):
+        fields = {n: v for n, v in config[section].items() if (section, n) != ("data", "tasks")}
+        lines.append(f"{section}: " + ", ".join(f"{n} {_setting(v)}" for n, v in fields.items()))
+    for row in rows:
+        if row.changes:
+            said = ", ".join(f"{name} = {_setting(v)}" for name, v in row.changes.items())
+            lines.append(f"{row.variant}: {said}")
+    if items := _test_items(record):
+        lines.append(f"test items: {items}")
+    return lines
+
+
+def _setting(value: Json) -> str:
+    if isinstance(value, list | tuple):
+        return " + ".join(map(str, value))
+    return DASH if value is None else str(value)
+
+
+def _test_items(record: StudyRecord) -> str:
+    """Return the number of scored items of each task."""
+    answers = next((each for row in record.rows for each in row.answers.values()), {})
+    return ", ".join(f"{task} {len(answers[task])}" for task in record.tasks if task in answers)
 
 
 def provenance(record: StudyRecord) -> list[str]:
@@ -58,19 +93,29 @@ def _short(field: str, value: Json) -> str:
 
 
 def _data_lines(record: StudyRecord) -> list[str]:
-    identities = record.results[-1].provenance["identities"]
-    backbone = ", ".join(f"{name} {str(v)[:16]}" for name, v in identities["backbone"].items())
-    files = [
-        f"{task}/{split} {str(sha)[:16]}"
-        for task, splits in sorted(identities["data"].items())
-        for split, sha in sorted(splits.items())
-    ]
+    """Return the hashes of what went in; several values where rows differ."""
+    found: dict[str, dict[str, dict[str, None]]] = {}  # line -> name -> hashes, in order
+    for result in record.results:
+        for line, name, sha256 in _identities(result.provenance["identities"]):
+            found.setdefault(line, {}).setdefault(name, {})[str(sha256)[:16]] = None
     return [
-        f"backbone: {backbone}",
-        f"prompt template: {str(identities['template'])[:16]}",
-        f"data: {', '.join(files)}",
-        *_data_counts(record),
-    ]
+        f"{line}: "
+        + ", ".join(f"{name} {' and '.join(hashes)}".strip() for name, hashes in names.items())
+        for line, names in found.items()
+    ] + _data_counts(record)
+
+
+def _identities(identities: Mapping[str, Json]) -> Iterator[tuple[str, str, Json]]:
+    """Yield each hash of a trial's identities with its line and its name there."""
+    for name, sha256 in identities["backbone"].items():
+        yield "backbone", name, sha256
+    yield "prompt template", "", identities["template"]
+    for task, splits in sorted(identities["data"].items()):
+        for split, sha256 in sorted(splits.items()):
+            if sha256 is not None:
+                yield "data", f"{task}/{split}", sha256
+    for setting, sha256 in sorted(identities.get("sources", {}).items()):
+        yield "files that settings name", setting, sha256
 
 
 def _data_counts(record: StudyRecord) -> list[str]:

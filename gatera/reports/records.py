@@ -57,6 +57,8 @@ class TuningRecord:
     pruned: int = 0  # tuning trials that were ended early
     diverged: int = 0  # tuning trials whose loss was not finite any more
     searched: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # field -> its range
+    # What the choice rests on; results of other code are told of in a note, and stand apart.
+    results: tuple[TrialResult, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,15 +115,23 @@ def mixed_provenance(record: StudyRecord) -> dict[str, list[str]]:
     """
     trials: dict[str, dict[str, list[str]]] = {}
     for row in record.rows:
-        for seed, result in row.results.items():
+        for trial, result in _named_results(row):
             for name, value in _compared_values(row, result):
                 by_value = trials.setdefault(name, {})
-                by_value.setdefault(str(value), []).append(f"{row.variant}/seed{seed}")
+                by_value.setdefault(str(value), []).append(f"{row.variant}/{trial}")
     return {
         name: [f"{value}: {', '.join(found)}" for value, found in by_value.items()]
         for name, by_value in trials.items()
         if len(by_value) > 1
     }
+
+
+def _named_results(row: RowRecord) -> Iterator[tuple[str, TrialResult]]:
+    """Yield the results of a row's seeds and of its tuning trials, with their names."""
+    for seed, result in row.results.items():
+        yield f"seed{seed}", result
+    for number, result in enumerate(row.tuning.results if row.tuning is not None else ()):
+        yield f"tuning{number}", result
 
 
 def _compared_values(row: RowRecord, result: TrialResult) -> Iterator[tuple[str, Json]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-# Standard deviation among seeds that a replicator reports for LoRA on the commonsense benchmarks,
-# as a fraction (github.com/hqsiswiliam/hira, issue 7).
-ASSUMED_SPREAD = 0.0077
+# Below this share of their size, differences that scatter do so by rounding alone.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class PairedDifference:
     """Mean difference of paired values with its Student-t interval."""
 
     mean: float
-    low: float  # 95 %, unadjusted; NaN with one pair
+    low: float  # 95 %, unadjusted; NaN with one pair, or without any spread
     high: float
-    p: float  # two-sided, of a mean of zero; NaN with one pair
-    sd: float  # of the differences; NaN with one pair
+    p: float  # two-sided, of a mean of zero; NaN where there is no interval
+    sd: float  # of the differences; NaN with one pair, 0 where they are equal
     pairs: int
 
 
@@ -36,8 +36,8 @@ def paired_difference(
         reference: Score of the reference by seed.
         level: Coverage of the interval.
 
-    Returns None where they share no seed. With one seed there is no interval, and where all
-    differences are equal its width is zero and p is 0 (or 1 where they are zero).
+    Returns None where they share no seed. There is no interval with one seed, nor where all
+    differences are equal: a few seeds that agree by chance are no proof.
     """
     seeds = sorted(values.keys() & reference.keys())
     if not seeds:
@@ -47,9 +47,9 @@ def paired_difference(
     if n == 1:
         return PairedDifference(mean, math.nan, math.nan, math.nan, math.nan, 1)
     sd = float(differences.std(ddof=1))
+    if sd <= _ROUNDING * max(1.0, abs(mean)):
+        return PairedDifference(mean, math.nan, math.nan, math.nan, 0.0, n)
     error = sd / math.sqrt(n)
-    if error == 0:
-        return PairedDifference(mean, mean, mean, float(mean == 0), sd, n)
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
     p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
     return PairedDifference(mean, mean - half, mean + half, p, sd, n)
@@ -60,7 +60,7 @@ class MeanInterval:
     """A mean over seeds with its Student-t interval."""
 
     mean: float
-    low: float  # 95 %, unadjusted; NaN with one seed
+    low: float  # 95 %, unadjusted; NaN with one seed, or without any spread
     high: float
     seeds: int
 
@@ -125,11 +125,12 @@ def paired_power(difference: float, sd: float, pairs: int, *, alpha: float = 0.0
         pairs: Number of pairs, at least 2.
         alpha: Level of the test.
     """
+    # The square of a noncentral t is a noncentral F, which scipy computes where its t gives NaN.
     critical = stats.t.ppf(1 - alpha / 2, pairs - 1)
-    shift = abs(difference) / sd * math.sqrt(pairs)
-    return float(
-        stats.nct.sf(critical, pairs - 1, shift) + stats.nct.cdf(-critical, pairs - 1, shift)
-    )
+    shift = difference / sd * math.sqrt(pairs)
+    power = float(stats.ncf.sf(critical**2, 1, pairs - 1, shift**2))
+    assert math.isfinite(power), (difference, sd, pairs)
+    return power
 
 
 def detectable_difference(sd: float, pairs: int, *, power: float = 0.8) -> float | None:
@@ -151,27 +152,88 @@ def detectable_difference(sd: float, pairs: int, *, power: float = 0.8) -> float
     return high
 
 
-def seeds_to_resolve(difference: float, sd: float, *, power: float = 0.8) -> int | None:
+def seeds_to_resolve(
+    difference: float, sd: float, *, power: float = 0.8, alpha: float = 0.05
+) -> int | None:
     """Return how many seeds find a difference of this size with `power`; None above 10,000.
 
     Args:
         difference: Mean difference, taken as the true one.
         sd: Standard deviation of the differences.
-        power: Probability of finding it, two-sided at the 5 % level.
+        power: Probability of finding it, two-sided.
+        alpha: Level of the test.
     """
-    if difference == 0 or not math.isfinite(sd):
+    if difference == 0 or not sd > 0:
         return None
-    if sd == 0:
-        return 2
+
+    def finds(pairs: int) -> bool:
+        return paired_power(difference, sd, pairs, alpha=alpha) >= power
+
     low, high = 2, 2
-    while paired_power(difference, sd, high) < power:
+    while not finds(high):
         low, high = high, high * 2
         if high > 10_000:
             return None
     while low < high:
         middle = (low + high) // 2
-        if paired_power(difference, sd, middle) < power:
-            low = middle + 1
-        else:
-            high = middle
+        low, high = (low, middle) if finds(middle) else (middle + 1, high)
     return high
+
+
+@dataclass(frozen=True)
+class RankAgreement:
+    """Kendall's tau of two orders of the same rows, with its interval over seeds."""
+
+    tau: float  # 1: the same order, -1: the reverse
+    low: float  # 95 % or more; NaN with one seed
+    high: float
+    rows: int
+    seeds: int
+
+
+def rank_agreement(
+    scores: Sequence[Sequence[float]], published: Sequence[float], *, level: float = 0.95
+) -> RankAgreement | None:
+    """Compare the order of rows, by mean over seeds, with a published order.
+
+    Tau counts pairs of rows: (agreeing - disagreeing) / all; a tie counts for neither. Its interval
+    holds every order that the seeds leave open: the order of two rows counts as known where the
+    Student-t interval of their paired difference, corrected by Bonferroni over all pairs, excludes
+    zero. With the normality of the t interval it covers `level` or more; a bootstrap of so few
+    seeds covers far less.
+
+    Args:
+        scores: By row, one score a seed; the same seeds in all rows.
+        published: One number a row, taken as exact.
+        level: Coverage of the interval.
+
+    Returns None with fewer than two rows, or without a seed.
+    """
+    rows, seeds = len(scores), len(scores[0]) if len(scores) else 0
+    if rows < 2 or seeds < 1:
+        return None
+    pairs = list(itertools.combinations(range(rows), 2))
+    agreeing, known, left_open = 0.0, 0.0, 0.0
+    for one, other in pairs:
+        said = _sign(published[one] - published[other])
+        found = paired_difference(
+            dict(enumerate(scores[one])),
+            dict(enumerate(scores[other])),
+            level=1 - (1 - level) / len(pairs),
+        )
+        assert found is not None
+        agreeing += said * _sign(found.mean)
+        if found.low > 0 or found.high < 0:
+            known += said * _sign(found.mean)
+        else:
+            left_open += abs(said)
+    tau, low, high = (
+        each / len(pairs) for each in (agreeing, known - left_open, known + left_open)
+    )
+    if seeds == 1:
+        low = high = math.nan
+    return RankAgreement(tau, low, high, rows, seeds)
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)

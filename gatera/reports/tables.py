@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics as basic
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from gatera.reports.statistics import (
 from gatera.trial import Json, TrialResult
 
 FROZEN = "frozen"
+LEVEL = 0.05  # of the family of tests
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,11 @@ class Comparison:
     """A row beside the reference, paired by seed."""
 
     difference: PairedDifference
-    adjusted_p: float  # Holm over the rows of the table; NaN with one seed
+    adjusted_p: float  # Holm over the rows of the table; NaN where there is no test
     verdict: str  # resolved or not resolved
-    seeds_needed: int | None  # to resolve a difference of this size, where it is not resolved
+    seeds: tuple[int, ...]  # that both rows have
+    seeds_needed: int | None = None  # to resolve such a difference, where it is not resolved
+    diverged: tuple[int, ...] = ()  # seeds left out since a loss was not finite: no verdict
     crossed: CrossedInterval | None = None  # secondary: over seeds and test items
     single_runs: McNemar | None = None  # with one seed: the row's run (first) and the reference's
 
@@ -52,6 +55,7 @@ class TableRow:
     scores: Mapping[str, float | None]  # by task, mean over seeds
     no_keyword: Mapping[str, float | None]  # share of outputs without an answer keyword
     average: float | None  # plain mean over tasks
+    average_by_seed: Mapping[int, float]
     spread: float | None  # standard deviation of the average over seeds, from 2 seeds on
     comparison: Comparison | None
     published: float | None  # fraction
@@ -106,11 +110,9 @@ def _beside_paper(
         return None
     return compare_with_paper(
         published,
+        record,
         averages={name: by_seed for name, by_seed in averages.items() if name != FROZEN},
         differences={name: c.difference for name, c in comparisons.items()},
-        reference=record.reference,
-        scale=record.scale,
-        backbone=record.backbone,
     )
 
 
@@ -138,27 +140,68 @@ def _compare(
     adjusted = dict(zip(tested, holm([differences[v].p for v in tested]), strict=True))
     return {
         variant: _comparison(
+            rows[variant],
+            rows[record.reference],
+            record.tasks,
             difference,
-            adjusted.get(variant, math.nan),
-            answer_differences(rows[variant], rows[record.reference], record.tasks),
+            adjusted_p=adjusted.get(variant, math.nan),
+            tested=len(tested),
         )
         for variant, difference in differences.items()
     }
 
 
 def _comparison(
-    difference: PairedDifference, adjusted_p: float, items: Mapping[str, Array] | None
+    row: RowRecord,
+    reference: RowRecord,
+    tasks: Sequence[str],
+    difference: PairedDifference,
+    *,
+    adjusted_p: float,
+    tested: int,
 ) -> Comparison:
-    crossed, single_runs = None, None
+    items = answer_differences(row, reference, tasks)
+    crossed, single_runs, needed = None, None, None
     if items is not None and difference.pairs >= MIN_SEEDS:
         # Each row draws alike: from a generator of its own in the same state.
         crossed = crossed_bootstrap(items, np.random.default_rng(0))
     elif items is not None and difference.pairs == 1:
         single_runs = _single_runs(items)
-    if adjusted_p < 0.05:
-        return Comparison(difference, adjusted_p, "resolved", None, crossed, single_runs)
-    needed = seeds_to_resolve(difference.mean, difference.sd)
-    return Comparison(difference, adjusted_p, "not resolved", needed, crossed, single_runs)
+    diverged = _diverged_seeds(row, reference)
+    # The seeds that survive are no sample of all: a row that diverges often looks better for it.
+    resolved = adjusted_p < LEVEL and not diverged
+    if math.isfinite(adjusted_p) and not resolved and not diverged:
+        needed = _seeds_needed(difference, tested)
+    return Comparison(
+        difference,
+        adjusted_p,
+        "resolved" if resolved else "not resolved",
+        seeds=tuple(sorted(row.results.keys() & reference.results.keys())),
+        seeds_needed=needed,
+        diverged=diverged,
+        crossed=crossed,
+        single_runs=single_runs,
+    )
+
+
+def _diverged_seeds(row: RowRecord, reference: RowRecord) -> tuple[int, ...]:
+    trials = (*row.trials, *reference.trials)
+    return tuple(sorted({t.seed for t in trials if t.failure_kind == "not_finite"}))
+
+
+def _seeds_needed(difference: PairedDifference, tested: int) -> int | None:
+    """Return how many seeds resolve a difference of this size at Holm's strictest step.
+
+    More than there are: these did not.
+    """
+    found = seeds_to_resolve(difference.mean, difference.sd, alpha=LEVEL / tested)
+    return None if found is None else max(found, difference.pairs + 1)
+
+
+def median_spread(comparisons: Iterable[Comparison | None]) -> PairedDifference | None:
+    """Return the difference whose spread is the median one; None where none has a spread."""
+    known = [c.difference for c in comparisons if c is not None and c.difference.sd > 0]
+    return sorted(known, key=lambda d: d.sd)[len(known) // 2] if known else None
 
 
 def _single_runs(items: Mapping[str, Array]) -> McNemar:
@@ -212,6 +255,7 @@ def _table_row(
         scores=_mean_by_task(results, record.tasks, "test/accuracy"),
         no_keyword=no_keyword,
         average=basic.fmean(averages) if averages else None,
+        average_by_seed=by_seed,
         spread=basic.stdev(averages) if len(averages) > 1 else None,
         comparison=comparison,
         published=known / 100 if known is not None else None,
@@ -233,7 +277,7 @@ def _table_row(
         ),
         seconds=_mean_seconds(results),
         peak_memory_bytes=max(_known(results, "peak_memory_bytes"), default=None),
-        notes=_notes(row),
+        notes=_notes(row, comparison, record.reference),
     )
 
 
@@ -290,13 +334,25 @@ def _mean_seconds(results: Sequence[TrialResult]) -> float | None:
     return basic.fmean(result.seconds for result in results)
 
 
-def _notes(row: RowRecord) -> tuple[str, ...]:
-    """Say why results are missing: by state, with the reason of each failure."""
+def _notes(row: RowRecord, comparison: Comparison | None, reference: str) -> tuple[str, ...]:
+    """Say why results are missing, by state, and what that makes of the row's difference."""
     notes = []
     for trial in row.trials:
         if trial.result is None:
             why = f": {trial.reason}" if trial.reason else ""
             notes.append(f"{row.variant}, seed {trial.seed}: {_STATES[trial.state]}{why}")
+    if comparison is not None and set(comparison.seeds) != {t.seed for t in row.trials}:
+        seeds = ", ".join(map(str, comparison.seeds))
+        notes.append(
+            f"{row.variant}: its difference is over seed {seeds}, which {reference} has too; the "
+            "averages are over all seeds that each row has"
+        )
+    if comparison is not None and comparison.diverged:
+        seeds = ", ".join(map(str, comparison.diverged))
+        notes.append(
+            f"{row.variant}: no verdict, since seed {seeds} diverged in it or in {reference}: the "
+            "seeds that did not are no fair sample"
+        )
     if row.confounds:
         notes.append(
             f"{row.variant} differs from the reference in {', '.join(row.confounds)} too, as its "

@@ -9,9 +9,19 @@ import math
 from collections.abc import Mapping
 
 from gatera.reports.agreement import PaperComparison
+from gatera.reports.records import TuningRecord
 from gatera.reports.statistics import MeanInterval
 from gatera.reports.tables import Comparison, Table, TableRow
 from gatera.trial import Json
+
+
+def order_values(table: Table) -> dict[str, Json] | None:
+    """Return how far the rows stand in the published order; None where nothing is published."""
+    order = table.paper.order if table.paper is not None else None
+    if order is None:
+        return None
+    values = dataclasses.asdict(order)
+    return values | {"low": _finite(order.low), "high": _finite(order.high)}
 
 
 def csv_text(table: Table, *, measured: bool = True) -> str:
@@ -37,7 +47,8 @@ def _json_row(row: TableRow, paper: PaperComparison | None, *, measured: bool) -
         "scores": dict(row.scores),
         "average": row.average,
         "average_sd": row.spread,
-        "difference": None if row.comparison is None else _difference(row.comparison),
+        "average_by_seed": {f"seed{seed}": v for seed, v in row.average_by_seed.items()},
+        "difference": _difference(row.comparison),
         "published": row.published,
         "published_comparison": _beside_paper(row.variant, paper),
         "trainable_parameters": row.trainable,
@@ -46,7 +57,7 @@ def _json_row(row: TableRow, paper: PaperComparison | None, *, measured: bool) -
         "no_keyword": dict(row.no_keyword),
         "gates": dict(row.gates),
         "gate_histogram": list(row.gate_histogram),
-        "tuning": None if row.tuning is None else dataclasses.asdict(row.tuning),
+        "tuning": _tuning(row.tuning),
         "findings": [dataclasses.asdict(finding) for finding in row.findings],
         "notes": list(row.notes),
     }
@@ -55,7 +66,9 @@ def _json_row(row: TableRow, paper: PaperComparison | None, *, measured: bool) -
     return values
 
 
-def _difference(comparison: Comparison) -> dict[str, Json]:
+def _difference(comparison: Comparison | None) -> dict[str, Json] | None:
+    if comparison is None:
+        return None
     d, crossed, runs = comparison.difference, comparison.crossed, comparison.single_runs
     return {
         "mean": d.mean,
@@ -64,12 +77,21 @@ def _difference(comparison: Comparison) -> dict[str, Json]:
         "p": _finite(d.p),
         "adjusted_p": _finite(comparison.adjusted_p),
         "pairs": d.pairs,
+        "sd": _finite(d.sd),
         "verdict": comparison.verdict,
         "seeds_needed": comparison.seeds_needed,
         "bootstrap_low": None if crossed is None else _finite(crossed.low),
         "bootstrap_high": None if crossed is None else _finite(crossed.high),
         "mcnemar_p": None if runs is None else runs.p,
     }
+
+
+def _tuning(tuning: TuningRecord | None) -> dict[str, Json] | None:
+    if tuning is None:
+        return None
+    values = {each.name: getattr(tuning, each.name) for each in dataclasses.fields(tuning)}
+    del values["results"]  # which the choice rests on
+    return values
 
 
 def _beside_paper(variant: str, paper: PaperComparison | None) -> dict[str, Json] | None:

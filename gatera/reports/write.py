@@ -10,7 +10,7 @@ from gatera.reports.latex import latex
 from gatera.reports.markdown import markdown
 from gatera.reports.records import StudyRecord, refuse_mixed
 from gatera.reports.tables import build_table
-from gatera.reports.values import csv_text, json_rows
+from gatera.reports.values import csv_text, json_rows, order_values
 from gatera.trial import Json
 
 
@@ -20,6 +20,7 @@ class WrittenReport:
 
     markdown: str
     rows: list[dict[str, Json]]
+    order: dict[str, Json] | None  # of the rows, beside the published one
     files: tuple[Path, ...]
 
 
@@ -53,4 +54,5 @@ def write_report(
         path = folder / f"{record.stem}.{suffix}"
         path.write_text(content, encoding="utf-8")
         written.append(path)
-    return WrittenReport(text, json_rows(table, measured=measured), (*written, *figures))
+    rows = json_rows(table, measured=measured)
+    return WrittenReport(text, rows, order_values(table), (*written, *figures))

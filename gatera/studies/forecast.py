@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from gatera.reports.statistics import ASSUMED_SPREAD, detectable_difference
+from gatera.reports.published import REPLICATED_SD, REPLICATOR
+from gatera.reports.statistics import detectable_difference
 from gatera.studies.budget import tuning_lines
 from gatera.studies.plan import Plan
 from gatera.studies.progress import Snapshot, duration
@@ -39,18 +40,17 @@ def estimate(plan: Plan, snapshot: Snapshot | None) -> dict[str, Json]:
 def expected_detectable_difference(plan: Plan) -> dict[str, Json]:
     """Return the smallest difference of averages that the plan's seeds find with 80 % power.
 
-    The spread of a paired difference is taken as that of two independent arms, which pairing can
-    only lower.
+    The spread of a paired difference is taken as that of two independent arms; pairing lowers it
+    where seeds that suit one row suit the other.
     """
     seeds = len({t.seed for t in plan.trials if t.variant != FROZEN})
-    sd = math.sqrt(2) * ASSUMED_SPREAD
+    spread = REPLICATED_SD / 100
     return {
-        "difference": detectable_difference(sd, seeds),
+        "difference": detectable_difference(math.sqrt(2) * spread, seeds),
         "power": 0.8,
         "seeds": seeds,
-        "assumed_sd_over_seeds": ASSUMED_SPREAD,
-        "source": "a replicator's LoRA on the commonsense benchmarks, "
-        "github.com/hqsiswiliam/hira, issue 7",
+        "assumed_sd_over_seeds": spread,
+        "source": f"a replicator's LoRA on the commonsense benchmarks, {REPLICATOR}",
     }
 
 

@@ -40,7 +40,7 @@ def gather(
             variant=variant,
             changes=changes,
             trials=tuple(_trial_record(store, t, snapshot) for t in plan.trials_of(variant)),
-            tuning=_tuning_record(plan, variant),
+            tuning=_tuning_record(store, plan, variant, code_sha256),
             confounds=tuple(plan.confounds.get(variant, ())),
         )
         for variant, changes in plan.changes.items()
@@ -70,11 +70,12 @@ def gather(
     )
 
 
-def _tuning_record(plan: Plan, variant: str) -> TuningRecord | None:
+def _tuning_record(store: Store, plan: Plan, variant: str, code_sha256: str) -> TuningRecord | None:
     """Return how a row's settings were chosen; None where they were not, or are not yet."""
     row = plan.tuning.rows.get(variant) if plan.tuning is not None else None
     if plan.tuning is None or row is None or row.choice is None:
         return None
+    results = _tuning_results(store, plan, variant)
     return TuningRecord(
         trials=plan.tuning.trials,
         chosen=row.choice.settings,
@@ -83,7 +84,17 @@ def _tuning_record(plan: Plan, variant: str) -> TuningRecord | None:
         pruned=row.choice.pruned,
         diverged=row.choice.diverged,
         searched={name: (each.low, each.high) for name, each in row.space.items()},
+        results=tuple(r for r in results if r.provenance["code_sha256"] == code_sha256),
     )
+
+
+def _tuning_results(store: Store, plan: Plan, variant: str) -> list[TrialResult]:
+    """Return the results of a row's tuning trials."""
+    stem = f"{plan.stem}{TUNING_SUFFIX}"
+    if stem not in store.stems():
+        return []
+    found = (store.result(trial.key) for trial in store.plan(stem).trials_of(variant))
+    return [result for result in found if result is not None]
 
 
 def _tuning_notes(store: Store, plan: Plan, code_sha256: str) -> list[str]:
@@ -92,9 +103,8 @@ def _tuning_notes(store: Store, plan: Plan, code_sha256: str) -> list[str]:
         return []
     if not plan.tuning.is_settled:
         return ["the rows are still being tuned: no seed runs before each has its settings"]
-    trials = store.plan(f"{plan.stem}{TUNING_SUFFIX}").trials
-    codes = [r.provenance["code_sha256"] for t in trials if (r := store.result(t.key))]
-    if stale := sum(code != code_sha256 for code in codes):
+    results = [r for variant in plan.tuning.rows for r in _tuning_results(store, plan, variant)]
+    if stale := sum(r.provenance["code_sha256"] != code_sha256 for r in results):
         return [
             f"{stale} of the tuning trials were run by other code than today's: settings were "
             "chosen by them; `run --retry stale` tunes again"

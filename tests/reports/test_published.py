@@ -9,6 +9,7 @@ from gatera.reports.published import (
     LLAMA_2,
     LLAMA_3,
     MATH,
+    REPLICATED_SD,
     TABLES,
     TRAINABLE,
     published_table,
@@ -38,6 +39,13 @@ def test_rows_are_those_of_the_papers():
     assert {row.average for row in COMPONENTS} == {86.53, 86.04, 86.5, 85.13, 86.97, 87.08}
     assert TRAINABLE[(LLAMA_3, "GateRA", 32)] == 0.71
     assert TRAINABLE[(LLAMA_2, "HiRA", 16)] == 0.4128
+
+
+def test_what_others_report_stands_beside_the_weak_baseline():
+    note = TABLES["commonsense"].notes["lora"]
+    for number in ("83.5 to 86.8", "86.78 in DropLoRA", "86.48 with", "HiRA at 85.30"):
+        assert number in note
+    assert REPLICATED_SD == 0.77
 
 
 def test_no_row_stands_twice():

@@ -2,16 +2,18 @@ import csv
 import dataclasses
 import io
 import json
+import re
 import shutil
 
 import pytest
 from made_up import CODE, commit_result
 
 from gatera.errors import InputError
+from gatera.reports.figures import draw_differences
 from gatera.reports.latex import latex
 from gatera.reports.markdown import markdown
 from gatera.reports.published import TABLES
-from gatera.reports.records import TuningRecord, refuse_mixed
+from gatera.reports.records import COMPARED, TuningRecord, refuse_mixed
 from gatera.reports.tables import answer_differences, build_table
 from gatera.reports.values import csv_text, json_rows
 from gatera.reports.write import write_report
@@ -22,7 +24,7 @@ from gatera.studies.store import Failure, Store
 
 SCORES = {
     "frozen": [0.1],
-    "hira": [0.5, 0.55, 0.6],
+    "hira": [0.49, 0.55, 0.61],
     "static_gate": [0.71, 0.76, 0.79],
     "gatera": [0.7, 0.75, 0.8],
 }
@@ -47,9 +49,11 @@ def test_the_rows_hold_means_differences_and_verdicts(record):
     assert [row.variant for row in table.rows] == list(SCORES)
     hira = table.row("hira")
     assert hira.average == pytest.approx(0.55)
-    assert hira.spread == pytest.approx(0.05)
-    # The difference is -0.2 at every seed.
+    assert hira.spread == pytest.approx(0.06)
+    # The differences are -0.21, -0.2 and -0.19.
     assert hira.comparison.difference.mean == pytest.approx(-0.2)
+    assert hira.comparison.difference.sd == pytest.approx(0.01)
+    assert hira.average_by_seed == pytest.approx({0: 0.49, 1: 0.55, 2: 0.61})
     assert hira.comparison.verdict == "resolved"
     static = table.row("static_gate").comparison
     assert static.difference.mean == pytest.approx(0.01 / 3)
@@ -66,14 +70,24 @@ def test_the_markdown_says_what_the_numbers_are(record):
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[1] == "3"
     assert cells[2:10] == ["55.00"] * 8
-    assert cells[10] == "55.00 ± 5.00"
+    assert cells[10] == "55.00 ± 6.00"
     assert cells[11].startswith("-20.00 [")
-    assert cells[12].startswith("resolved (p < 0.001)")
+    # By hand: t = 0.2 / (0.01 / sqrt 3) = 34.64, p = 0.00083 with 2 degrees; twice that by Holm.
+    assert cells[12] == "resolved (p = 0.002)"
     assert cells[13] == "1,234 (1.2494 %)"
     assert cells[14:] == ["10.0 s", "256 MiB", "seeds_scatter"]
     assert "gatera (reference)" in text
     assert "| gatera | 0.250 | 50.00 | 12.50 | 0.375 | 0.250 | 0.250 |" in text
     assert f"code_sha256: {CODE[:16]}" in text
+    # By hand: the larger spread of the two is that of 0.01, 0.01 and -0.01; at three seeds 80 %
+    # power takes 3.264 of it.
+    found = re.search(r"a difference of (\d+\.\d\d) points or more is found with 80 %", text)
+    assert float(found[1]) == pytest.approx(100 * 3.264 * 0.0115470, abs=0.005)
+    assert "- as `gatera` has them; other rows differ in what is named below" in text
+    assert "dtype float32, entropy_weight 0.01, " in text
+    assert ", learning_rate 0.02, loss_mask answer, max_steps 80, " in text
+    assert "- hira: adapter.gate = none" in text
+    assert "- test items: world_truth 8, world_use 8" in text
 
 
 def test_what_a_clock_says_can_be_left_out(record):
@@ -111,6 +125,11 @@ def test_every_number_of_the_table_is_that_of_the_other_forms(record):
             mean, low, high = (f"{100 * number:+.2f}" for number in numbers)
             assert cells[3 + tasks] == f"{mean} [{low}, {high}]"
             assert [float(csv_row[f"difference.{n}"]) for n in ("mean", "low", "high")] == numbers
+            comparison = table.row(row["variant"]).comparison
+            assert row["difference"]["p"] == comparison.difference.p
+            assert row["difference"]["adjusted_p"] == comparison.adjusted_p
+            assert row["difference"]["seeds_needed"] == comparison.seeds_needed
+            assert f"(p = {comparison.adjusted_p:.3f}" in cells[4 + tasks]
         published = "—" if row["published"] is None else f"{100 * row['published']:.2f}"
         assert cells[6 + tasks] == published
 
@@ -129,6 +148,18 @@ def test_all_forms_hold_the_same_numbers(record):
         assert percent in markdown(table)
         assert percent in latex(table)
     json.dumps(rows, allow_nan=False)
+
+
+def test_the_forest_plot_draws_the_tables_intervals(record):
+    rows = [row for row in build_table(record).rows if row.comparison is not None]
+    (axes,) = draw_differences(rows, record.reference).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    for row in rows:
+        d, place = row.comparison.difference, names.index(row.variant)
+        drawn = [line.get_xdata() for line in axes.lines if set(line.get_ydata()) == {place}]
+        assert sorted(x for xs in drawn for x in xs) == pytest.approx(
+            sorted(100 * each for each in (d.low, d.mean, d.high))
+        )
 
 
 def test_latex_is_escaped_and_has_booktabs_rules(record):
@@ -161,7 +192,7 @@ def test_one_seed_gives_a_difference_and_no_test(store, plan):
     text = markdown(build_table(gather(store, plan, code_sha256=CODE)))
     line = next(line for line in text.splitlines() if line.startswith("| hira |"))
     verdict = "one seed: no test over seeds; these two runs: McNemar p < 0.001"
-    assert f"| -25.00 [—] | {verdict} |" in line
+    assert f"| -25.00 [—] (1 of 3 seeds) | {verdict} |" in line
     assert "It says nothing of other seeds" in text
 
 
@@ -196,6 +227,98 @@ def test_what_a_row_declares_to_change_may_differ_and_nothing_else_may(store, st
     )
     with pytest.raises(InputError, match=r"loss_mask — .*all: all_tokens/seed0"):
         refuse_mixed(undeclared)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("code_sha256", "d" * 64),
+        ("versions", {"torch": "2.12.0"}),
+        ("device", "cuda"),
+        ("dtype", "bfloat16"),
+        ("threads", 8),
+        ("loss_mask", "all"),
+    ],
+)
+def test_every_compared_field_is_refused_where_it_differs(record, field, value):
+    assert field in COMPARED
+    *others, last = record.rows
+    trial = last.trials[0]
+    provenance = {**trial.result.provenance, field: value}
+    changed = dataclasses.replace(trial.result, provenance=provenance)
+    trials = (dataclasses.replace(trial, result=changed), *last.trials[1:])
+    rows = (*others, dataclasses.replace(last, trials=trials))
+    with pytest.raises(InputError, match=f"cannot stand in one table: {field} — .*gatera/seed0"):
+        refuse_mixed(dataclasses.replace(record, rows=rows))
+    # Settings that were chosen elsewhere are no better than seeds that ran there.
+    tuning = TuningRecord(1, {}, results=(changed,))
+    rows = (*others, dataclasses.replace(last, tuning=tuning))
+    with pytest.raises(InputError, match=f"one table: {field} — .*gatera/tuning0"):
+        refuse_mixed(dataclasses.replace(record, rows=rows))
+    assert set(COMPARED) == {
+        *("code_sha256", "versions", "device", "dtype", "threads", "loss_mask")
+    }
+
+
+def test_rows_that_read_different_files_are_refused_unless_they_declare_it(store, plan):
+    mine, other = (
+        {**plan.trials_of("gatera")[0].identities, "sources": {"eval.knowledge": sha * 64}}
+        for sha in "ab"
+    )
+    commit_result(store, plan.trials_of("hira")[0], 0.5, identities=mine)
+    commit_result(store, plan.trials_of("gatera")[0], 0.75, identities=other)
+    record = gather(store, plan, code_sha256=CODE)
+    with pytest.raises(InputError, match=r"eval\.knowledge — a+: hira/seed0 \| b+: gatera/seed0"):
+        refuse_mixed(record)
+    text = markdown(build_table(record))
+    assert f"files that settings name: eval.knowledge {'a' * 16} and {'b' * 16}" in text
+
+
+def test_holm_decides_over_all_rows(store, plan):
+    # Each alone has p = 0.03; both together 0.06.
+    base = [0.5, 0.6, 0.7]
+    for variant, sign in (("hira", 1), ("static_gate", -1), ("gatera", 0)):
+        for place, trial in enumerate(plan.trials_of(variant)):
+            shift = sign * (0.02 + (place - 1) * 0.00614)
+            commit_result(store, trial, base[place] + shift)
+    table = build_table(gather(store, plan, code_sha256=CODE))
+    for row in json_rows(table)[1:3]:
+        assert row["difference"]["p"] == pytest.approx(0.03, abs=0.001)
+        assert row["difference"]["adjusted_p"] == pytest.approx(2 * row["difference"]["p"])
+        assert row["difference"]["verdict"] == "not resolved"
+        # At least one more than there are, at the level that the strictest step has.
+        assert row["difference"]["seeds_needed"] == 4
+    assert "| not resolved (p = 0.060; about 4 seeds would) |" in markdown(table)
+
+
+def test_seeds_that_diverged_leave_no_verdict_and_no_doubt_over_what_is_compared(store, plan):
+    scores = {"hira": [0.86, None, None], "static_gate": [0.3, 0.31, None], "gatera": [0.9, 0.2]}
+    for variant, found in scores.items():
+        for trial, score in zip(plan.trials_of(variant), [*found, 0.95][:3], strict=True):
+            if score is not None:
+                commit_result(store, trial, score)
+                continue
+            for attempt in (1, 2):
+                store.claim(trial.key, {}).release()
+                kind = "bug" if variant == "static_gate" else "not_finite"
+                store.write_failure(trial.key, Failure(attempt, kind, "it ended", ""))
+    table = build_table(gather(store, plan, code_sha256=CODE))
+    text = markdown(table)
+    hira = next(line for line in text.splitlines() if line.startswith("| hira |"))
+    assert "| 86.00 | -4.00 [—] (1 of 3 seeds) | none: seeds diverged |" in hira
+    assert "- hira: no verdict, since seed 1, 2 diverged in it or in gatera" in text
+    static = next(line for line in text.splitlines() if line.startswith("| static_gate |"))
+    assert " (2 of 3 seeds) | not resolved (p = " in static
+    assert "- static_gate: its difference is over seed 0, 1, which gatera has too" in text
+    assert table.row("hira").comparison.verdict == "not resolved"
+
+
+def test_differences_without_spread_are_shown_and_not_tested(store, plan):
+    for variant, score in (("hira", 0.5), ("gatera", 0.75)):
+        for trial in plan.trials_of(variant)[:2]:
+            commit_result(store, trial, score)
+    text = markdown(build_table(gather(store, plan, code_sha256=CODE)))
+    assert "| -25.00 [—] (2 of 3 seeds) | no spread among seeds: no test |" in text
 
 
 @pytest.mark.parametrize(
@@ -261,6 +384,8 @@ def test_knowledge_kept_is_a_column_with_its_interval(store, plan):
     assert "starts from the frozen backbone's, 1.250 nats" in text
     row = json_rows(table)[-1]
     assert row["knowledge"]["loss"] == pytest.approx(1.55)
+    assert row["knowledge"]["change"] == pytest.approx(0.3)
+    assert row["knowledge"]["change_low"] == pytest.approx(-0.148, abs=1e-3)
     assert row["knowledge"]["change_high"] == pytest.approx(0.748, abs=1e-3)
 
 
@@ -308,7 +433,7 @@ def test_the_published_column_is_headed_by_its_model(record):
     assert "| 86.72 |" in line
     frozen = next(line for line in text.splitlines() if line.startswith("| frozen |"))
     assert "| — |" in frozen
-    assert "at another scale it is no target" in text
+    assert "LLaMA-3-8B; here it is no target" in text
 
 
 def test_a_curve_is_drawn_where_the_study_asks(record, tmp_path):

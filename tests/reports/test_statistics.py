@@ -1,8 +1,9 @@
+import itertools
 import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 from gatera.reports.statistics import (
     detectable_difference,
@@ -11,6 +12,7 @@ from gatera.reports.statistics import (
     mean_interval,
     paired_difference,
     paired_power,
+    rank_agreement,
     seeds_to_resolve,
 )
 
@@ -37,11 +39,19 @@ def test_seeds_that_only_one_arm_has_are_left_out():
     assert math.isnan(one.p)
 
 
-def test_equal_differences_have_no_spread():
-    same = paired_difference({0: 0.5, 1: 0.75}, {0: 0.25, 1: 0.5})
-    assert (same.low, same.mean, same.high, same.p) == (0.25, 0.25, 0.25, 0.0)
-    none = paired_difference({0: 0.5, 1: 0.75}, {0: 0.5, 1: 0.75})
-    assert none.p == 1.0
+@pytest.mark.parametrize(
+    ("values", "reference", "mean"),
+    [
+        ({0: 0.5, 1: 0.75}, {0: 0.25, 1: 0.5}, 0.25),
+        ({0: 0.5, 1: 0.75}, {0: 0.5, 1: 0.75}, 0.0),
+        ({0: 0.3, 1: 0.4, 2: 0.5}, {0: 0.1, 1: 0.2, 2: 0.3}, 0.2),  # equal but for rounding
+    ],
+)
+def test_differences_without_spread_are_not_tested(values, reference, mean):
+    found = paired_difference(values, reference)
+    assert found.mean == pytest.approx(mean)
+    assert found.sd == 0
+    assert all(math.isnan(each) for each in (found.low, found.high, found.p))
 
 
 def test_holm_steps_down_and_keeps_the_order():
@@ -72,18 +82,49 @@ def test_power_agrees_with_simulation():
     assert paired_power(0.81, 1.09, 5) == pytest.approx(simulated, abs=0.01)
 
 
-def test_the_detectable_difference_has_the_power_that_it_names():
-    found = detectable_difference(0.5, 5)
-    assert paired_power(found, 0.5, 5) == pytest.approx(0.8, abs=1e-6)
+def power_by_quadrature(shift, degrees, critical):
+    """Return P(|Z + shift| > critical * sqrt(V / degrees)), V chi-square, integrated over V."""
+
+    def integrand(v):
+        edge = critical * math.sqrt(v / degrees)
+        both = stats.norm.sf(edge - shift) + stats.norm.cdf(-edge - shift)
+        return stats.chi2.pdf(v, degrees) * both
+
+    ends = [0, *stats.chi2.ppf([1e-12, 1e-6, 0.01, 0.2, 0.5, 0.8, 0.99, 1 - 1e-14], degrees)]
+    return sum(integrate.quad(integrand, *each, limit=200)[0] for each in itertools.pairwise(ends))
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 20])
+def test_power_is_that_of_the_integral_however_large_the_difference(n):
+    for difference, alpha in itertools.product((0.1, 0.5, 1, 2, 4, 7, 20), (0.05, 0.05 / 9)):
+        critical = stats.t.ppf(1 - alpha / 2, n - 1)
+        expected = power_by_quadrature(difference * math.sqrt(n), n - 1, critical)
+        assert paired_power(difference, 1.0, n, alpha=alpha) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 40])
+def test_the_detectable_difference_has_the_power_that_it_names(n):
+    found = detectable_difference(0.5, n)
+    critical = stats.t.ppf(0.975, n - 1)
+    power = power_by_quadrature(found / 0.5 * math.sqrt(n), n - 1, critical)
+    assert power == pytest.approx(0.8, abs=1e-5)
     assert detectable_difference(0.5, 1) is None
 
 
-def test_the_seeds_named_are_the_fewest_that_resolve():
-    needed = seeds_to_resolve(0.4, 0.8)
-    assert paired_power(0.4, 0.8, needed) >= 0.8 > paired_power(0.4, 0.8, needed - 1)
+@pytest.mark.parametrize(("difference", "alpha"), [(0.4, 0.05), (0.4, 0.05 / 3), (6.0, 0.05)])
+def test_the_seeds_named_are_the_fewest_that_resolve(difference, alpha):
+    needed = seeds_to_resolve(difference, 0.8, alpha=alpha)
+    assert paired_power(difference, 0.8, needed, alpha=alpha) >= 0.8
+    if needed > 2:
+        assert paired_power(difference, 0.8, needed - 1, alpha=alpha) < 0.8
+
+
+def test_no_number_of_seeds_is_named_where_none_resolves():
     assert seeds_to_resolve(0.0, 0.8) is None
     assert seeds_to_resolve(1e-9, 0.8) is None
-    assert seeds_to_resolve(0.4, 0.0) == 2
+    assert seeds_to_resolve(0.4, 0.0) is None
+    assert seeds_to_resolve(0.4, math.nan) is None
+    assert seeds_to_resolve(6.0, 1.0) == 3  # two seeds find it in 55 of 100 studies
 
 
 def test_the_detectable_difference_is_found_as_often_as_simulated():
@@ -126,3 +167,44 @@ def test_a_mean_over_seeds_has_its_t_interval():
     assert found.seeds == 4
     assert math.isnan(mean_interval([0.3]).low)
     assert mean_interval([]) is None
+
+
+def test_tau_is_that_of_scipy_and_its_interval_holds_it():
+    generator = np.random.default_rng(4)
+    published = [86.72, 86.97, 87.08, 87.53, 85.0]
+    scores = np.array(published)[:, None] / 100 + generator.normal(0, 0.01, (5, 6))
+    found = rank_agreement(scores.tolist(), published)
+    assert found.tau == pytest.approx(stats.kendalltau(scores.mean(1), published).statistic)
+    assert found.low <= found.tau <= found.high
+    assert (found.rows, found.seeds) == (5, 6)
+
+
+def test_the_order_of_rows_counts_as_known_where_their_interval_excludes_zero():
+    noise = [0.0, 0.001, -0.001, 0.0005]
+    apart = [[0.1 + each for each in noise], [0.5, 0.5, 0.5, 0.5]]
+    order = rank_agreement(apart, [1.0, 2.0])
+    assert (order.tau, order.low, order.high) == (1.0, 1.0, 1.0)
+    reverse = rank_agreement(apart, [2.0, 1.0])
+    assert (reverse.tau, reverse.low, reverse.high) == (-1.0, -1.0, -1.0)
+    # The third row cannot be told from the second: two of three pairs are known.
+    near = [*apart, [0.4, 0.6, 0.55, 0.46]]
+    three = rank_agreement(near, [1.0, 2.0, 3.0])
+    assert three.tau == pytest.approx(1.0)
+    assert (three.low, three.high) == pytest.approx((1 / 3, 1.0))
+    one = rank_agreement([[0.1], [0.2]], [1.0, 2.0])
+    assert one.tau == 1.0
+    assert math.isnan(one.low)
+    assert rank_agreement([[0.1]], [2.0]) is None
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_the_interval_of_tau_covers_what_it_says(n):
+    published = [86.72, 86.97, 87.08, 87.53]
+    truth = np.array([87.53, 86.97, 87.3, 87.08])  # one order of four rows in the paper's steps
+    tau = stats.kendalltau(truth, published).statistic
+    generator = np.random.default_rng(n)
+    covered, runs = 0, 400
+    for _ in range(runs):
+        found = rank_agreement((truth[:, None] + generator.normal(0, 0.77, (4, n))), published)
+        covered += found.low <= tau + 1e-9 and tau - 1e-9 <= found.high
+    assert covered / runs >= 0.94
