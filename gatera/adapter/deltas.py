@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from gatera.adapter.blocks import as_rows
 from gatera.adapter.functional import (
+    Weight,
     gated_linear,
     hadamard_linear,
     hadamard_product,
@@ -89,7 +90,7 @@ class Given:
 
     Attributes:
         x: The input, (..., in), after dropout, in the type that the layer got.
-        W: The frozen weight, (out, in); None where the update does not need it.
+        W: The frozen weight, (out, in), or what unpacks it; None where the update does not need it.
         base: Gives W x without the bias, (..., out).
         remember: In evaluation, gives what was made from the parameters before, or makes it;
             None in training.
@@ -97,15 +98,15 @@ class Given:
     """
 
     x: Tensor
-    W: Tensor | None
+    W: Weight | None
     base: Callable[[], Tensor]
     remember: Remember | None
     cast_to: torch.dtype | None = None
 
     def weight(self) -> Tensor:
-        """W, for the updates that declare `needs_weight`."""
+        """W, for the updates that declare `needs_weight`; a packed one is unpacked each time."""
         assert self.W is not None
-        return self.W
+        return self.W if isinstance(self.W, Tensor) else self.W()
 
     def of(self, tokens: Tensor) -> Given:
         """Return what the update of some tokens is computed from, x as (tokens, in)."""
@@ -329,13 +330,14 @@ class Mora(Delta):
 
 def _hadamard_update(given: Given, A: Tensor, B: Tensor, gate: Gated) -> Tensor:
     """g · (W ⊙ (BA)) x by the cheapest route that the gate allows."""
-    x, W = given.x, given.weight()
+    x, W = given.x, given.W
+    assert W is not None
     if given.remember is not None:
         dtype = linear_dtype(x)
 
         def build() -> Tensor:
             with without_autocast(x):
-                return hadamard_product(W, A, B, dtype)
+                return hadamard_product(given.weight(), A, B, dtype)
 
         D = given.remember(f"product {dtype}", build)
         if gate.of_tokens:

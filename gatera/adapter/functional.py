@@ -34,6 +34,9 @@ from gatera.adapter.blocks import (
 from gatera.adapter.blocks import hadamard_product as hadamard_product
 from gatera.adapter.blocks import logit_dtype as logit_dtype
 
+Weight = Tensor | Callable[[], Tensor]
+"""A base weight, (out, in), or what makes it: a packed one is unpacked for each pass, not kept."""
+
 
 def binary_entropy(logit: Tensor) -> Tensor:
     """Entropy in nats of a Bernoulli variable with probability σ(logit), elementwise.
@@ -64,7 +67,7 @@ def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
-def hadamard_linear(x: Tensor, W: Tensor, A: Tensor, B: Tensor, logit: Tensor | None) -> Tensor:
+def hadamard_linear(x: Tensor, W: Weight, A: Tensor, B: Tensor, logit: Tensor | None) -> Tensor:
     """Return σ(logit) · (W ⊙ (BA)) x; without a logit the gate is 1.
 
     The products run in the type that a linear layer would use: autocast's, else x's.
@@ -176,7 +179,7 @@ class _WideLinear(torch.autograd.Function):
 
 def _apply(
     x: Tensor,
-    W: Tensor,
+    W: Weight,
     A: Tensor,
     B: Tensor,
     logit: Tensor | None,
@@ -184,10 +187,19 @@ def _apply(
     identity: float,
     fold: bool,
 ) -> Tensor:
+    held, unpack = (W, None) if isinstance(W, Tensor) else (None, W)
     y: Tensor = _HadamardLinear.apply(  # type: ignore[no-untyped-call]
-        x, W, A, B, logit, bias, identity, fold
+        x, held, A, B, logit, bias, identity, fold, unpack
     )
     return y
+
+
+def _unpacked(W: Tensor | None, unpack: Callable[[], Tensor] | None) -> Tensor:
+    """W, or what `unpack` makes where there is no W."""
+    if W is not None:
+        return W
+    assert unpack is not None
+    return unpack().detach()
 
 
 class _HadamardLinear(torch.autograd.Function):
@@ -205,16 +217,18 @@ class _HadamardLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        W: Tensor,
+        W: Tensor | None,
         A: Tensor,
         B: Tensor,
         logit: Tensor | None,
         bias: Tensor | None,
         identity: float,
         fold: bool,
+        unpack: Callable[[], Tensor] | None,
     ) -> Tensor:
         ctx.save_for_backward(x, W, A, B, logit, bias)
-        ctx.dtype, ctx.identity = linear_dtype(x), identity
+        ctx.dtype, ctx.identity, ctx.unpack = linear_dtype(x), identity, unpack
+        W = _unpacked(W, unpack)
         with without_autocast(x):
             rows = as_rows(x).to(ctx.dtype)  # (tokens, in)
             if fold:
@@ -227,8 +241,9 @@ class _HadamardLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return (*differentiable_gradients(ctx, _equation, 6, grads), None, None)
+            return (*differentiable_gradients(ctx, _equation, 6, grads), None, None, None)
         x, W, A, B, logit, _ = ctx.saved_tensors
+        W = _unpacked(W, ctx.unpack)
         needs_x, needs_W, needs_A, needs_B, needs_logit, needs_bias = ctx.needs_input_grad[:6]
         d_x = d_logit = d_W = d_A = d_B = d_bias = None
         with without_autocast(x):
@@ -245,7 +260,7 @@ class _HadamardLinear(torch.autograd.Function):
                 d_A, d_B = factor_gradients(d_y, rows, gate, W, A, B)
             if needs_W:
                 d_W = weight_gradient(d_y, rows, gate, A, B, ctx.identity).to(W.dtype)
-        return d_x, d_W, d_A, d_B, d_logit, d_bias, None, None
+        return d_x, d_W, d_A, d_B, d_logit, d_bias, None, None, None
 
 
 class _TokenGatedLayer(torch.autograd.Function):
@@ -268,6 +283,7 @@ class _TokenGatedLayer(torch.autograd.Function):
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
         ctx.dtype, ctx.identity, ctx.temperature = linear_dtype(x), 1.0, temperature
+        ctx.unpack = None
         with without_autocast(x):
             logit = wide_product(as_rows(x), weight, gate_bias)  # (tokens, 1)
             if temperature != 1.0:
@@ -343,13 +359,14 @@ def differentiable_gradients(
 def _equation(
     ctx: Any,
     x: Tensor,
-    W: Tensor,
+    W: Tensor | None,
     A: Tensor,
     B: Tensor,
     logit: Tensor | None,
     bias: Tensor | None,
 ) -> tuple[Tensor]:
     """What `_HadamardLinear` computes."""
+    W = _unpacked(W, ctx.unpack)
     y = gated_linear(x.to(ctx.dtype), hadamard_product(W, A, B, ctx.dtype), logit)
     if ctx.identity != 0.0:
         y = y + F.linear(x.to(ctx.dtype), W.to(ctx.dtype))

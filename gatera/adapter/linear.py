@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from gatera.adapter.cache import products
 from gatera.adapter.deltas import Delta, Gated, Given, Hira, Lora, layer_scaled
 from gatera.adapter.functional import (
+    Weight,
     folded_hadamard_linear,
     folded_weight,
     gated_hadamard_layer,
@@ -182,20 +183,23 @@ class GateraLinear(nn.Module, GateraLayer):
         return y
 
     def _given(self, adapter_name: str, update: Delta, x: Tensor, base: Tensor) -> Given:
-        W = self._oriented_weight() if update.needs_weight else None
+        W: Weight | None = None
+        if update.needs_weight:
+            packed = self.quantization_backend is not None
+            W = self._oriented_weight if packed else self._oriented_weight()
         dropout: Any = self.gatera_dropout[adapter_name]
         dropped = dropout(x)
 
         def base_without_bias() -> Tensor:
-            if dropped is not x:
-                assert W is not None
+            if dropped is not x and isinstance(W, Tensor):
                 return F.linear(dropped, W.to(x.dtype))
+            y = base if dropped is x else self._base(dropped)
             bias = self._base_bias()
-            return base if bias is None else base - bias
+            return y if bias is None else y - bias
 
         parameters = tuple(self._factors(adapter_name).values())
         cast_to = parameters[0].dtype if self.cast_input_dtype_enabled else None
-        if W is None or not self._evaluates():
+        if not isinstance(W, Tensor) or not self._evaluates():
             return Given(dropped, W, base_without_bias, None, cast_to)
 
         def remember(key: str, build: Callable[[], Tensor]) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from peft import PeftModel, get_peft_model
 from peft.utils.quantization_utils import QuantizationBackend
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
 
 from gatera import GateraConfig
 
@@ -143,6 +146,86 @@ def test_merging_into_a_packed_weight_and_back(packed: nn.Module, delta: str) ->
     assert (model(x) - expected).abs().max() < 0.02 * expected.abs().max()  # 8 bits
     model.unmerge_adapter()
     assert torch.equal(layer.get_base_layer().weight, before)
+
+
+def check_that_no_weight_is_kept(model: PeftModel, x: Tensor) -> None:
+    """Nothing of the weight's size but the parameters themselves stays for the backward pass."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    sizes: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        y = model(x)
+    assert max(sizes) < IN * OUT
+    y.square().sum().backward()
+    assert all(p.grad.any() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("delta", DELTAS)
+@pytest.mark.parametrize("gate", GATES)
+def test_no_unpacked_weight_is_kept_for_the_backward_pass(
+    packed: nn.Module, gate: str, delta: str
+) -> None:
+    # The input needs no gradient: the stand-in's own forward pass would keep the weight for it.
+    check_that_no_weight_is_kept(adapted(packed, gate, delta).train(), torch.randn(3, 4, IN))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("delta", DELTAS)
+def test_dropout_keeps_no_unpacked_weight_either(delta: str, bits: int) -> None:
+    model = adapted(bitsandbytes_layer(bits), "token", delta, dropout=0.5).train()
+    check_that_no_weight_is_kept(model, torch.randn(3, 4, IN, requires_grad=True))
+
+
+@pytest.fixture
+def compiler() -> Iterator[None]:
+    """A compiler that counts the recompilations of this test alone."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("delta", ["hira", "hilora"])
+@pytest.mark.parametrize("gate", GATES)
+def test_a_packed_weight_under_checkpointing_and_compilation(
+    packed: nn.Module, gate: str, delta: str
+) -> None:
+    model = adapted(packed, gate, delta).train()
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
+    found = []
+    for run in (model, compiled, lambda x: checkpoint(model, x, use_reentrant=False)):
+        x = torch.randn(3, IN, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        own = compiled if run is compiled else model
+        own.zero_grad()
+        run(x).square().sum().backward()
+        found.append([x.grad, *(p.grad for p in own.parameters() if p.requires_grad)])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_second_derivatives_of_a_packed_weight(packed: nn.Module, gate: str) -> None:
+    model = adapted(packed, gate, "hira")
+    found = []
+    for one in (model, plain_twin(model, gate, "hira")):
+        layer = one.base_model.model[0]
+        x = torch.randn(3, IN, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        (slope,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+        slope.square().sum().backward()
+        found.append([p.grad for p in one.parameters() if p.requires_grad])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("delta", DELTAS)
+def test_no_weight_of_a_bitsandbytes_layer_is_kept(delta: str, bits: int) -> None:
+    model = adapted(bitsandbytes_layer(bits), "token", delta).train()
+    check_that_no_weight_is_kept(model, torch.randn(3, 4, IN, requires_grad=True))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
