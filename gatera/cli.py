@@ -20,6 +20,7 @@ from gatera import options as shared
 from gatera.errors import InputError, is_full_disk
 
 if TYPE_CHECKING:
+    from gatera.reports.statistics import PairedDifference
     from gatera.studies.plan import Plan
     from gatera.studies.progress import Snapshot
     from gatera.studies.store import Store
@@ -118,7 +119,9 @@ def _plan(options: argparse.Namespace) -> int:
         },
         "tuning": describe_tuning(plan, tuned),
         "estimate": estimate(plan, snapshot),
-        "detectable_difference": expected_detectable_difference(plan),
+        "detectable_difference": expected_detectable_difference(
+            plan, _measured_spread(store, plan)
+        ),
     }
     if options.json:
         print(json.dumps(answer, indent=1))
@@ -127,6 +130,15 @@ def _plan(options: argparse.Namespace) -> int:
 
         print(plan_text(plan, answer))
     return 0
+
+
+def _measured_spread(store: Store | None, plan: Plan) -> PairedDifference | None:
+    if store is None:
+        return None
+    from gatera.reports.tables import measured_spread
+    from gatera.studies.gather import gather
+
+    return measured_spread(gather(store, plan, code_sha256=_code_sha256()))
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -134,7 +134,7 @@ def _is_embedded(record: StudyRecord) -> bool:
 
 def _detectable(table: Table) -> float | None:
     """Return the smallest detectable difference at the median spread of the compared rows."""
-    middle = median_spread(row.comparison for row in table.rows)
+    middle = median_spread(r.comparison.difference for r in table.rows if r.comparison)
     return detectable_difference(middle.sd, middle.pairs) if middle is not None else None
 
 

@@ -129,13 +129,7 @@ def _compare(
 ) -> dict[str, Comparison]:
     """Compare each trained row with the reference; the family of Holm is these rows."""
     rows = {row.variant: row for row in record.rows}
-    base = averages.get(record.reference, {})
-    differences = {
-        variant: difference
-        for variant, values in averages.items()
-        if variant not in (record.reference, FROZEN)
-        and (difference := paired_difference(values, base)) is not None
-    }
+    differences = _differences(record, averages)
     tested = [variant for variant, d in differences.items() if math.isfinite(d.p)]
     adjusted = dict(zip(tested, holm([differences[v].p for v in tested]), strict=True))
     return {
@@ -198,10 +192,29 @@ def _seeds_needed(difference: PairedDifference, tested: int) -> int | None:
     return None if found is None else max(found, difference.pairs + 1)
 
 
-def median_spread(comparisons: Iterable[Comparison | None]) -> PairedDifference | None:
+def _differences(
+    record: StudyRecord, averages: Mapping[str, Mapping[int, float]]
+) -> dict[str, PairedDifference]:
+    """Return the difference of each trained row to the reference, where they share a seed."""
+    base = averages.get(record.reference, {})
+    return {
+        variant: difference
+        for variant, values in averages.items()
+        if variant not in (record.reference, FROZEN)
+        and (difference := paired_difference(values, base)) is not None
+    }
+
+
+def median_spread(differences: Iterable[PairedDifference]) -> PairedDifference | None:
     """Return the difference whose spread is the median one; None where none has a spread."""
-    known = [c.difference for c in comparisons if c is not None and c.difference.sd > 0]
-    return sorted(known, key=lambda d: d.sd)[len(known) // 2] if known else None
+    known = sorted((d for d in differences if d.sd > 0), key=lambda d: d.sd)
+    return known[len(known) // 2] if known else None
+
+
+def measured_spread(record: StudyRecord) -> PairedDifference | None:
+    """Return the median spread that a study's differences have so far."""
+    averages = {row.variant: average_by_seed(row, record.tasks) for row in record.rows}
+    return median_spread(_differences(record, averages).values())
 
 
 def _single_runs(items: Mapping[str, Array]) -> McNemar:

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 
 from gatera.reports.published import REPLICATED_SD, REPLICATOR
-from gatera.reports.statistics import detectable_difference
+from gatera.reports.statistics import PairedDifference, detectable_difference
 from gatera.studies.budget import tuning_lines
 from gatera.studies.plan import Plan
 from gatera.studies.progress import Snapshot, duration
 from gatera.studies.spec import FROZEN
 from gatera.trial import Json
+
+_MEASURED_SEEDS = 3  # from these on a spread says more than another benchmark's
 
 
 def estimate(plan: Plan, snapshot: Snapshot | None) -> dict[str, Json]:
@@ -37,20 +39,34 @@ def estimate(plan: Plan, snapshot: Snapshot | None) -> dict[str, Json]:
     }
 
 
-def expected_detectable_difference(plan: Plan) -> dict[str, Json]:
+def expected_detectable_difference(
+    plan: Plan, measured: PairedDifference | None = None
+) -> dict[str, Json]:
     """Return the smallest difference of averages that the plan's seeds find with 80 % power.
 
-    The spread of a paired difference is taken as that of two independent arms; pairing lowers it
-    where seeds that suit one row suit the other.
+    It rests on the spread of paired differences that the study's own results have, from
+    `_MEASURED_SEEDS` on. Before that the spread is taken as that of two independent arms whose
+    seeds scatter as a replicator's; pairing lowers it where seeds that suit one row suit the other.
+
+    Args:
+        plan: What is to run.
+        measured: The median spread that the store's results have so far.
     """
     seeds = len({t.seed for t in plan.trials if t.variant != FROZEN})
-    spread = REPLICATED_SD / 100
+    if measured is not None and measured.pairs >= _MEASURED_SEEDS:
+        sd, assumed = measured.sd, None
+        source = f"measured on {measured.pairs} seeds of this study"
+    else:
+        assumed = REPLICATED_SD / 100
+        sd = math.sqrt(2) * assumed
+        source = f"a replicator's LoRA on the commonsense benchmarks, {REPLICATOR}"
     return {
-        "difference": detectable_difference(math.sqrt(2) * spread, seeds),
+        "difference": detectable_difference(sd, seeds),
         "power": 0.8,
         "seeds": seeds,
-        "assumed_sd_over_seeds": spread,
-        "source": f"a replicator's LoRA on the commonsense benchmarks, {REPLICATOR}",
+        "sd_of_differences": sd,
+        "assumed_sd_over_seeds": assumed,
+        "source": source,
     }
 
 
@@ -94,8 +110,10 @@ def _power_line(answer: Mapping[str, Json]) -> str:
     power = answer["detectable_difference"]
     if power["difference"] is None:
         return "one seed: no difference can be tested"
+    what, spread = "differences scatter", power["sd_of_differences"]
+    if power["assumed_sd_over_seeds"] is not None:
+        what, spread = "seeds scatter", power["assumed_sd_over_seeds"]
     return (
         f"with {power['seeds']} seeds a difference of {100 * power['difference']:.2f} points is "
-        f"found with 80 % power, if seeds scatter by {100 * power['assumed_sd_over_seeds']:.2f} "
-        f"points ({power['source']})"
+        f"found with 80 % power, if {what} by {100 * spread:.2f} points ({power['source']})"
     )

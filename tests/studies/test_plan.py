@@ -2,10 +2,14 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from made_up import CODE, commit_result
 
 from gatera.errors import InputError
+from gatera.reports.tables import measured_spread
 from gatera.studies import Study, Variant
 from gatera.studies.catalog import LoadedStudy
+from gatera.studies.forecast import expected_detectable_difference
+from gatera.studies.gather import gather
 from gatera.studies.plan import Plan, Request, make_plan
 from gatera.trial import Trial
 
@@ -116,3 +120,22 @@ def test_a_variant_with_an_unknown_field_is_named():
     stated = Study((Variant("a"), Variant("b", {"adapter.gait": "none"})), reference="a")
     with pytest.raises(InputError, match=r"study mine, variant b: no setting 'adapter.gait'"):
         make_plan(LoadedStudy("mine", stated, Path("mine.py"), "x"), Request())
+
+
+def test_the_detectable_difference_rests_on_the_studys_own_spread_once_there_is_one(store, plan):
+    assumed = expected_detectable_difference(plan)
+    assert assumed["assumed_sd_over_seeds"] == 0.0077
+    assert assumed["sd_of_differences"] == pytest.approx(0.0077 * 2**0.5)
+    # Differences of hira: 0.1, 0.2, 0.3; of static_gate: 0.05, 0.05, 0.2. The median is the larger.
+    scores = {"hira": [0.4, 0.5, 0.6], "static_gate": [0.35, 0.35, 0.5], "gatera": [0.3] * 3}
+    for variant, found in scores.items():
+        for trial, score in zip(plan.trials_of(variant), found, strict=True):
+            commit_result(store, trial, score)
+    spread = measured_spread(gather(store, plan, code_sha256=CODE))
+    measured = expected_detectable_difference(plan, spread)
+    assert measured["sd_of_differences"] == pytest.approx(0.1)
+    assert measured["difference"] == pytest.approx(0.1 * 3.264, rel=1e-3)
+    assert measured["assumed_sd_over_seeds"] is None
+    assert measured["source"] == "measured on 3 seeds of this study"
+    few = dataclasses.replace(spread, pairs=2)
+    assert expected_detectable_difference(plan, few) == assumed
