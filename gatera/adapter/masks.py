@@ -20,21 +20,6 @@ def named_arguments(
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def two_dimensional(mask: Any) -> Tensor | None:
-    """Turn an attention mask into (batch, tokens), nonzero where the token is real.
-
-    Of a four-dimensional one (batch, heads, queries, keys) the token is real that may attend to
-    itself: boolean masks are True there, additive ones 0.
-    """
-    if isinstance(mask, Mapping):  # one mask for each kind of attention layer
-        mask = next(iter(mask.values()), None)
-    if not isinstance(mask, Tensor) or mask.dim() != 4:
-        return mask if isinstance(mask, Tensor) else None
-    queries, keys = mask.shape[-2:]
-    itself = mask[:, 0].diagonal(offset=keys - queries, dim1=-2, dim2=-1)  # (batch, queries)
-    return itself if mask.dtype == torch.bool else itself >= 0
-
-
 def cached_tokens(arguments: Mapping[str, Any]) -> int:
     """How many tokens the key-value cache holds already; 0 without one."""
     cache: Any = arguments.get("past_key_values")
@@ -48,6 +33,26 @@ def fed_tokens(arguments: Mapping[str, Any]) -> int:
         if isinstance(fed, Tensor) and fed.dim() > 1:
             return int(fed.shape[1])
     return 0
+
+
+def real_tokens(arguments: Mapping[str, Any]) -> Tensor | None:
+    """Which tokens are real, (batch, tokens so far), nonzero where real; None means all.
+
+    Of a four-dimensional mask (batch, heads, queries, keys) a new token is real that may attend
+    to itself, and a cached one that a new token may attend to. Its keys are more than the tokens
+    so far where a static cache has room for others, fewer where a window has left some behind.
+    """
+    mask, cached = _attention_mask(arguments), cached_tokens(arguments)
+    if not isinstance(mask, Tensor):
+        return None
+    if mask.dim() != 4:
+        fed = fed_tokens(arguments)
+        return mask[:, : cached + fed] if fed and mask.dim() == 2 else mask
+    visible = _visible(mask[:, 0])
+    queries, keys = visible.shape[-2:]
+    before = min(cached, keys - queries)
+    itself = visible.diagonal(offset=before, dim1=-2, dim2=-1)  # (batch, queries)
+    return torch.cat([visible[..., :before].any(-2), itself], dim=-1)
 
 
 def mask_of_new_tokens(
@@ -69,6 +74,19 @@ def mask_of_new_tokens(
         for token in _padding_ids(module):
             real &= ids != token
     return real
+
+
+def _attention_mask(arguments: Mapping[str, Any]) -> Any:
+    """The attention mask; where each kind of attention layer has one, that of full attention."""
+    mask = arguments.get("attention_mask")
+    if isinstance(mask, Mapping):
+        return mask.get("full_attention", next(iter(mask.values()), None))
+    return mask
+
+
+def _visible(mask: Tensor) -> Tensor:
+    """Which keys a query may attend to: boolean masks are True there, additive ones 0."""
+    return mask if mask.dtype == torch.bool else mask >= 0
 
 
 def _padding_ids(module: nn.Module) -> list[int]:

@@ -15,7 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatera.adapter.masks import cached_tokens, named_arguments, two_dimensional
+from gatera.adapter.masks import (
+    cached_tokens,
+    named_arguments,
+    real_tokens,
+)
 from gatera.errors import InputError
 
 _STATES = "_gatera_gate_states"  # attribute of a cache: {place: (keys, scores)}
@@ -47,13 +51,15 @@ class ForwardPass:
         """Note the arguments of a pass that begins; the model's forward pre-hook."""
         arguments = named_arguments(module, args, kwargs)
         cache = arguments.get("past_key_values")
-        mask = two_dimensional(arguments.get("attention_mask"))
+        mask = real_tokens(arguments)
         if torch.is_grad_enabled():
             self._several_masks = self._awaits_backward and _differ(mask, self.mask)
             self._awaits_backward = True
         self.mask = mask
         self._cached = cached_tokens(arguments)
         self._states = _states_of(cache) if cache is not None else {}
+        if not self._cached:
+            self._states.clear()  # what a cache held before it was emptied
 
     def end(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Hand the states to the cache that the pass made; the model's forward hook."""

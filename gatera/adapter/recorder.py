@@ -20,7 +20,7 @@ from gatera.adapter.masks import (
     fed_tokens,
     mask_of_new_tokens,
     named_arguments,
-    two_dimensional,
+    real_tokens,
 )
 from gatera.adapter.model import adapted_layers, base_model
 from gatera.adapter.statistics import GateStatistics
@@ -206,9 +206,7 @@ class GateRecorder:
         self._passes += 1
         self._wants_graph = torch.is_grad_enabled()
         arguments = named_arguments(module, args, kwargs)
-        mask = self._given_mask
-        if mask is None:
-            mask = two_dimensional(arguments.get("attention_mask"))
+        mask = real_tokens(arguments) if self._given_mask is None else self._given_mask
         cached = cached_tokens(arguments) > 0
         self._mask = mask_of_new_tokens(module, arguments, mask) if cached else mask
         self._part = DECODED if cached and fed_tokens(arguments) == 1 else PROMPT

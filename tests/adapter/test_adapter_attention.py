@@ -9,7 +9,13 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import DynamicCache, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    DynamicCache,
+    LlamaForCausalLM,
+    StaticCache,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from gatera import GateraConfig, record_gates
 from gatera.adapter.layer import GateraLayer
@@ -100,6 +106,44 @@ def test_beams_do_change_their_order_in_that_test(llama: Callable[[], LlamaForCa
             input_ids=PROMPT, attention_mask=(PROMPT != 0).long(), max_new_tokens=6, num_beams=4
         )
     assert any(not torch.equal(order, torch.arange(len(order))) for order in orders)
+
+
+@sharings
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_static_cache_gives_the_gates_of_a_dynamic_one(
+    sharing: str, beams: int, llama: Callable[[], LlamaForCausalLM]
+) -> None:
+    model = attending(llama, sharing)
+    how = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "num_beams": beams}
+    how |= {"return_dict_in_generate": True, "output_scores": True}
+    mask = (PROMPT != 0).long()
+    results, statistics = [], []
+    for cache in ("dynamic", "static", "static"):  # the second time the cache is emptied and used
+        with record_gates(model) as gates:
+            results.append(
+                model.generate(
+                    input_ids=PROMPT, attention_mask=mask, cache_implementation=cache, **how
+                )
+            )
+        statistics.append(gates.overall())
+    for result, overall in zip(results[1:], statistics[1:], strict=True):
+        assert torch.equal(result.sequences, results[0].sequences)
+        assert overall == pytest.approx(statistics[0], rel=1e-4)
+        for one, other in zip(result.scores, results[0].scores, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_an_emptied_cache_forgets_the_gates(llama: Callable[[], LlamaForCausalLM]) -> None:
+    model = attending(llama)
+    ids = torch.tensor([[4, 8, 3]])
+    cache = StaticCache(config=model.config, max_cache_len=8)
+    with torch.no_grad():
+        model(input_ids=ids, past_key_values=cache)
+        cache.reset()
+        with model.disable_adapter():
+            model(input_ids=ids, past_key_values=cache)
+        with pytest.raises(ValueError, match=r"holds 3 tokens, and the attention gate .* saw 0"):
+            model(input_ids=ids[:, :1], past_key_values=cache)
 
 
 def test_a_loop_of_ones_own_and_a_copied_prefix(llama: Callable[[], LlamaForCausalLM]) -> None:

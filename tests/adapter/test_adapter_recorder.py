@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from gatera import GateraConfig, GateStatistics, record_gates
 from gatera.adapter.functional import binary_entropy
@@ -463,6 +463,29 @@ def test_generation_tells_the_prompt_from_the_decoded_tokens(llama: MakeLlama) -
     assert gates.overall(part="prompt") != gates.overall(part="decoded")
     with pytest.raises(InputError, match="part='answer' is not known; choose one of: prompt, dec"):
         gates.statistics(part="answer")
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_static_caches_count_the_tokens_that_dynamic_ones_do(
+    llama: MakeLlama, window: int | None
+) -> None:
+    """The mask of a static cache has a column for each token that may come, or of a window."""
+    base = llama()
+    if window is not None:
+        fields = {**base.config.to_dict(), "sliding_window": window}
+        base = MistralForCausalLM(MistralConfig(**fields))
+    model, prompt = adapted(base), batch(pad_left=2)
+    prompt["attention_mask"][1, :2] = 1
+    recorded = []
+    for cache in ("dynamic", "static"):
+        with record_gates(model) as gates:
+            how = {"max_new_tokens": 6, "min_new_tokens": 6, "cache_implementation": cache}
+            model.generate(**prompt, do_sample=False, **how)
+        recorded.append({part: gates.statistics(part=part) for part in ("prompt", "decoded")})
+    assert recorded[0]["prompt"].keys() == recorded[0]["decoded"].keys() == set(MODULES)
+    for part, modules in recorded[0].items():
+        for name, values in modules.items():
+            assert recorded[1][part][name] == pytest.approx(values, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("sharing", ["block", "model"])
