@@ -102,7 +102,7 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         update_class = config.delta_class()
         if update_class.needs_weight:
             self._refuse_unreadable_weight(config.delta)
-            _keep_readable(self.get_base_layer())
+            _keep_readable(self.get_base_layer())  # for `_oriented_weight` in each pass
         self.r[adapter_name] = r
         self.scaling[adapter_name] = config.scaling(r, alpha)
         self.delta[adapter_name] = config.delta
@@ -347,6 +347,7 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
 
     def _stored_weight(self) -> Tensor:
         """The base weight in its own layout, dequantized, detached."""
+        _keep_readable(self.get_base_layer())
         weight: Tensor = self.get_base_weight()
         return weight
 

@@ -70,7 +70,7 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     return nn.Sequential(PackedLinear(nn.Linear(IN, OUT)))
 
 
-def bitsandbytes_layer(bits: int) -> nn.Module:
+def bitsandbytes_layer(bits: int, packs_scales: bool = False) -> nn.Module:
     if importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("bitsandbytes is not installed")
     import bitsandbytes
@@ -78,7 +78,13 @@ def bitsandbytes_layer(bits: int) -> nn.Module:
     torch.manual_seed(2)
     linear = nn.Linear(IN, OUT)
     if bits == 4:
-        layer = bitsandbytes.nn.Linear4bit(IN, OUT, quant_type="nf4", compute_dtype=torch.float32)
+        layer = bitsandbytes.nn.Linear4bit(
+            IN,
+            OUT,
+            quant_type="nf4",
+            compute_dtype=torch.float32,
+            compress_statistics=packs_scales,
+        )
     else:
         layer = bitsandbytes.nn.Linear8bitLt(IN, OUT, has_fp16_weights=False)
     layer.load_state_dict(linear.state_dict())
@@ -233,6 +239,24 @@ def test_no_weight_of_a_bitsandbytes_layer_is_kept(delta: str, bits: int) -> Non
 @pytest.mark.parametrize("gate", GATES)
 def test_bitsandbytes_layers(gate: str, delta: str, bits: int) -> None:
     check_against_its_twin(bitsandbytes_layer(bits), gate, delta, 0.05)
+
+
+KINDS = ((4, False), (4, True), (8, False))  # bits, whether the scales are packed too
+
+
+@pytest.mark.parametrize(("bits", "packs_scales"), KINDS)
+@pytest.mark.parametrize("delta", DELTAS)
+def test_merging_into_a_bitsandbytes_weight_and_back(
+    delta: str, bits: int, packs_scales: bool
+) -> None:
+    model = adapted(bitsandbytes_layer(bits, packs_scales), "static", delta).eval()
+    x = torch.randn(3, IN)
+    with torch.no_grad():
+        expected = model(x)  # packs the weight another time on some processors
+        model.merge_adapter()
+        assert (model(x) - expected).abs().max() < {4: 0.15, 8: 0.03}[bits] * expected.abs().max()
+        model.unmerge_adapter()
+        assert (model(x) - expected).abs().max() < 0.02 * expected.abs().max()
 
 
 def test_a_bitsandbytes_layer_that_was_packed_already_is_read_right() -> None:
