@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from peft.tuners.tuners_utils import (
     _get_in_out_features,
     check_adapters_to_merge,
 )
+from peft.utils.integrations import dequantize_bnb_weight
 from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 
@@ -33,6 +35,24 @@ class Closing:
 
     below: float  # 0 never closes
     in_training: bool
+
+
+@dataclass(frozen=True)
+class BeforeMerge:
+    """The base weight without any merged update, in its own layout.
+
+    A 4-bit weight is kept packed, with its scales: packing what was unpacked gives other bits
+    where the scales are packed too.
+    """
+
+    stored: Any  # a Tensor, or a parameter of bitsandbytes
+    packed: bool
+
+    def weight(self) -> Tensor:
+        """Return the weight, unpacked."""
+        if not self.packed:
+            return cast(Tensor, self.stored)
+        return cast(Tensor, dequantize_bnb_weight(self.stored, state=self.stored.quant_state))
 
 
 class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
@@ -85,7 +105,7 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.cast_input_dtype_enabled = True
-        self._weight_before_merge: Tensor | None = None
+        self._before_merge: BeforeMerge | None = None
         self.in_features: int
         self.out_features: int
         self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
@@ -247,8 +267,8 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         if not names:
             return
         self._refuse_input_dependent(names)
-        original = self._stored_weight() if not self.merged else self._weight_before_merge
-        assert original is not None
+        before = self._before_merge or self._as_stored()
+        original = before.weight()
         weight = original
         for name in [*self.merged_adapters, *names]:
             weight = weight + self.get_delta_weight(name).to(weight.device)
@@ -259,7 +279,7 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
                 "broken: its parameters hold NaNs or infinities, or overflow the type of the base "
                 "weight. Nothing was merged."
             )
-        self._weight_before_merge = original
+        self._before_merge = before
         self.set_base_weight(weight)
         self.merged_adapters.extend(names)
 
@@ -268,10 +288,15 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        assert self._weight_before_merge is not None
-        merged = self._stored_weight()
-        self.set_base_weight(self._weight_before_merge.to(merged.device, merged.dtype))
-        self._weight_before_merge = None
+        assert self._before_merge is not None
+        if self._before_merge.packed:
+            base: Any = self.get_base_layer()
+            base.weight = self._before_merge.stored.to(base.weight.device)
+            base.quant_state = base.weight.quant_state
+        else:
+            merged = self._stored_weight()
+            self.set_base_weight(self._before_merge.stored.to(merged.device, merged.dtype))
+        self._before_merge = None
         self.merged_adapters.clear()
 
     def _active_here(self) -> list[str]:
@@ -341,8 +366,8 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
 
     def _unmerged_weight(self) -> Tensor:
         """The base weight without any merged update, as (out, in)."""
-        weight = self._weight_before_merge if self.merged else self._stored_weight()
-        assert weight is not None
+        before = self._before_merge
+        weight = self._stored_weight() if before is None else before.weight()
         return weight.t() if self.fan_in_fan_out else weight
 
     def _stored_weight(self) -> Tensor:
@@ -350,6 +375,14 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         _keep_readable(self.get_base_layer())
         weight: Tensor = self.get_base_weight()
         return weight
+
+    def _as_stored(self) -> BeforeMerge:
+        """What unmerging gives back, while nothing is merged."""
+        weight = getattr(self.get_base_layer(), "weight", None)
+        if not hasattr(weight, "quant_state"):
+            return BeforeMerge(self._stored_weight(), packed=False)
+        _keep_readable(self.get_base_layer())
+        return BeforeMerge(copy.copy(weight), packed=True)  # PEFT marks the one it replaces
 
     def _base_bias(self) -> Tensor | None:
         """The base layer's bias, if it has one."""

@@ -259,6 +259,31 @@ def test_merging_into_a_bitsandbytes_weight_and_back(
         assert (model(x) - expected).abs().max() < 0.02 * expected.abs().max()
 
 
+@pytest.mark.parametrize(("bits", "packs_scales"), KINDS)
+@pytest.mark.parametrize("delta", DELTAS)
+def test_unmerging_gives_a_bitsandbytes_layer_its_own_bits_back(
+    delta: str, bits: int, packs_scales: bool
+) -> None:
+    model = adapted(bitsandbytes_layer(bits, packs_scales), "none", delta).eval()
+    layer = model.base_model.model[0]
+    kept, read = layer.get_base_layer().weight.data.clone(), layer.get_base_weight().clone()
+    names = sorted(model.state_dict())
+    deltas = []
+    for _ in range(2):
+        deltas.append(layer.get_delta_weight("default"))
+        model.merge_adapter()
+        assert not torch.equal(layer.get_base_weight(), read)
+        assert torch.equal(layer.get_delta_weight("default"), deltas[0])
+        model = copy.deepcopy(model)
+        layer = model.base_model.model[0]
+        assert sorted(model.state_dict()) == names
+        model.unmerge_adapter()
+        assert torch.equal(layer.get_base_layer().weight.data, kept)
+        assert torch.equal(layer.get_base_weight(), read)
+        model.to("cpu")
+        assert torch.equal(layer.get_base_weight(), read)
+
+
 def test_a_bitsandbytes_layer_that_was_packed_already_is_read_right() -> None:
     base = bitsandbytes_layer(4).eval()
     with torch.no_grad():
