@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatera.errors import InputError
+
 
 def named_arguments(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -76,6 +78,43 @@ def mask_of_new_tokens(
     return real
 
 
+def check_rows_are_sequences(arguments: Mapping[str, Any], real: Tensor | None) -> None:
+    """Refuse a pass in which a token may not see all real tokens before it in its row.
+
+    Args:
+        arguments: Of the pass.
+        real: As `real_tokens` gives it for them.
+
+    Raises:
+        InputError: a mask or the positions say that a row holds several sequences, or the mask
+            is of another kind than causal with padding, or cannot be read.
+    """
+    mask, cached = _attention_mask(arguments), cached_tokens(arguments)
+    if mask is not None and not isinstance(mask, Tensor):
+        raise InputError(
+            f"the attention mask is a {type(mask).__name__}, which an attention gate cannot read; "
+            f"give a tensor (batch, tokens){_INSTEAD}"
+        )
+    if mask is not None and mask.dim() == 4 and not _is_causal(_visible(mask), real, cached):
+        raise InputError(
+            f"the attention mask {tuple(mask.shape)} hides real tokens from later ones of the "
+            "row, or shows them later ones, as those of packed sequences, of sliding windows on "
+            "a static cache and of two-way attention do; an attention gate reads all tokens "
+            "before. Give one sequence a row, its mask as (batch, tokens), and a dynamic "
+            f"cache{_INSTEAD}"
+        )
+    positions = arguments.get("position_ids")
+    if isinstance(positions, Tensor) and _restart(positions, real):
+        raise InputError(
+            "position_ids do not go up within a row, as where several sequences are packed into "
+            "it, and an attention gate would read the sequences before; give each sequence a row "
+            f"of its own, padded, with its attention_mask{_INSTEAD}"
+        )
+
+
+_INSTEAD = ", or use gate='mlp', which reads each token alone."
+
+
 def _attention_mask(arguments: Mapping[str, Any]) -> Any:
     """The attention mask; where each kind of attention layer has one, that of full attention."""
     mask = arguments.get("attention_mask")
@@ -87,6 +126,43 @@ def _attention_mask(arguments: Mapping[str, Any]) -> Any:
 def _visible(mask: Tensor) -> Tensor:
     """Which keys a query may attend to: boolean masks are True there, additive ones 0."""
     return mask if mask.dtype == torch.bool else mask >= 0
+
+
+def _is_causal(visible: Tensor, real: Tensor | None, cached: int) -> bool:
+    """Whether real tokens see all real tokens up to themselves and no others."""
+    assert real is not None
+    queries, keys = visible.shape[-2:]
+    total = cached + queries
+    if keys < total or queries == 1:  # one token sees those that `real` was read from
+        return keys >= total
+    expected = torch.ones(queries, keys, dtype=torch.bool, device=real.device).tril(cached)
+    expected = expected.repeat(len(real), 1, 1)  # (batch, queries, keys)
+    expected[..., :total] &= real.unsqueeze(1)
+    differs = (visible != expected.unsqueeze(1)).any(-1)  # (batch, heads, queries)
+    return not bool((differs & real[:, cached:].unsqueeze(1)).any())
+
+
+def _restart(positions: Tensor, real: Tensor | None) -> bool:
+    """Whether positions of real tokens go back, or stay.
+
+    Args:
+        positions: Of the new tokens, (new) or (batch, new); or (axes, batch, new), of which the
+            first is time, which stays within an image.
+        real: Which tokens so far are real, (batch, all); None means all. transformers then takes
+            every step other than 1 for the beginning of another sequence.
+    """
+    new = positions.shape[-1]
+    if new == 1:
+        return False
+    if positions.dim() == 3:
+        positions = positions[0] * new + torch.arange(new, device=positions.device)
+    elif real is None:
+        return bool((positions.diff() != 1).any())
+    if real is None:
+        return bool((positions.diff() <= 0).any())
+    real = real[:, -new:].to(positions.device) != 0
+    reached = torch.where(real, positions, -1).cummax(-1).values[:, :-1]
+    return bool((real[:, 1:] & (positions[..., 1:] <= reached)).any())
 
 
 def _padding_ids(module: nn.Module) -> list[int]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gatera.adapter.masks import (
     cached_tokens,
+    check_rows_are_sequences,
     named_arguments,
     real_tokens,
 )
@@ -38,6 +39,7 @@ class ForwardPass:
     def __init__(self) -> None:
         self.mask: Tensor | None = None  # (batch, tokens so far), nonzero where real
         self._cached = 0
+        self._unchecked: dict[str, Any] | None = None  # arguments that no gate has looked at yet
         self._states: States | None = None
         self._awaits_backward = False  # a pass with a graph, not yet computed again
         self._several_masks = False  # another pass with another mask came on top of such a one
@@ -56,6 +58,7 @@ class ForwardPass:
             self._several_masks = self._awaits_backward and _differ(mask, self.mask)
             self._awaits_backward = True
         self.mask = mask
+        self._unchecked = arguments
         self._cached = cached_tokens(arguments)
         self._states = _states_of(cache) if cache is not None else {}
         if not self._cached:
@@ -66,7 +69,7 @@ class ForwardPass:
         made = getattr(output, "past_key_values", None)
         if made is not None and self._states and getattr(made, _STATES, None) is None:
             _attach(made, self._states)
-        self._states = None
+        self._states = self._unchecked = None
 
     @contextlib.contextmanager
     def under(self, mask: Tensor | None) -> Iterator[None]:
@@ -94,6 +97,7 @@ class ForwardPass:
         Raises:
             InputError: the cache, the mask or the input does not fit the gates.
         """
+        self._check_arguments()
         if self._states is None:
             self._check_recomputation()
         elif self._cached:
@@ -131,6 +135,12 @@ class ForwardPass:
             )
         return real
 
+    def _check_arguments(self) -> None:
+        """Once in a pass, and in those alone in which an attention gate acts."""
+        if self._unchecked is not None:
+            check_rows_are_sequences(self._unchecked, self.mask)
+            self._unchecked = None
+
     def _check_recomputation(self) -> None:
         """Under gradient checkpointing a layer runs again, after the pass and with its mask.
 
@@ -148,7 +158,7 @@ class ForwardPass:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a model, made between two passes, has nothing of the last one."""
-        return {**self.__dict__, "mask": None, "_cached": 0, "_states": None}
+        return {**self.__dict__, "mask": None, "_cached": 0, "_unchecked": None, "_states": None}
 
 
 def forward_pass_of(model: nn.Module) -> ForwardPass:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from transformers import (
     DynamicCache,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     StaticCache,
     T5Config,
     T5ForConditionalGeneration,
@@ -180,6 +182,41 @@ def test_a_cache_of_the_base_model_is_refused(llama: Callable[[], LlamaForCausal
             cache = model(input_ids=ids, use_cache=True).past_key_values
         with pytest.raises(ValueError, match=r"holds 3 tokens, and the attention gate .* saw 0"):
             model(input_ids=ids[:, :1], past_key_values=cache)
+
+
+@pytest.mark.parametrize("use_cache", [False, True])
+def test_packed_sequences_are_refused_where_an_attention_gate_acts(
+    use_cache: bool, llama: Callable[[], LlamaForCausalLM]
+) -> None:
+    model = attending(llama)
+    model.add_adapter("token", GateraConfig(r=2, init_weights=False, target_modules=["q_proj"]))
+    ids = torch.tensor([[5, 9, 4, 7, 8, 3]])
+    packed = {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]]), "use_cache": use_cache}
+    apart = torch.ones(3, 3, dtype=torch.bool).tril()
+    masks = {"attention_mask": torch.block_diag(apart, apart).bool()[None, None]}
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="position_ids do not go up within a row, as where"):
+            model(input_ids=ids, **packed)
+        with pytest.raises(ValueError, match=r"mask \(1, 1, 6, 6\) hides real tokens from later"):
+            model(input_ids=ids, use_cache=use_cache, **masks)
+        with model.disable_adapter():
+            model(input_ids=ids, **packed)
+        model.set_adapter("token")
+        together = model(input_ids=ids, **masks, **packed).logits
+        alone = model(input_ids=ids[:, 3:]).logits
+    torch.testing.assert_close(together[:, 3:], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_mask_of_a_window_on_a_static_cache_is_refused(
+    llama: Callable[[], LlamaForCausalLM],
+) -> None:
+    fields = {**llama().config.to_dict(), "sliding_window": 3}
+    model = attending(lambda: MistralForCausalLM(MistralConfig(**fields)).eval())
+    how = {"attention_mask": (PROMPT != 0).long(), "max_new_tokens": 4, "do_sample": False}
+    with pytest.raises(ValueError, match=r"sliding windows on a static cache .* a dynamic cache"):
+        model.generate(input_ids=PROMPT, cache_implementation="static", **how)
+    cached = model.generate(input_ids=PROMPT, **how)
+    assert torch.equal(cached, model.generate(input_ids=PROMPT, use_cache=False, **how))
 
 
 def test_mixed_batches_are_refused(llama: Callable[[], LlamaForCausalLM]) -> None:
