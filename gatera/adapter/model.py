@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gatera.adapter.combining import combine
 from gatera.adapter.config import GateraConfig
+from gatera.adapter.gates import Gate
 from gatera.adapter.layer import GateraLayer, unmergeable
 from gatera.adapter.linear import GateraLinear
 from gatera.adapter.loading import check_checkpoint
@@ -115,8 +116,8 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
         """
         config: GateraConfig = self.peft_config[adapter_name]
         gate = config.gate_class()
-        if gate is not None and gate.looks_back:
-            self._refuse_encoder_decoder(config.gate)
+        if gate is not None and _is_encoder_decoder(self.model):
+            _refuse_gates_of_one_sequence(gate, config)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         if gate is None:
             return
@@ -130,13 +131,6 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
                 with contextlib.suppress(InputError):  # a layer in no block is not checkpointed
                     block_name, block = block_of(model, name)
                     block_input_of(block, block_name).forward_pass = forward_pass
-
-    def _refuse_encoder_decoder(self, gate: str) -> None:
-        if getattr(getattr(self.model, "config", None), "is_encoder_decoder", False):
-            raise InputError(
-                f"gate={gate!r} looks at the tokens before, and this model is an encoder-decoder, "
-                "whose layers see two sequences; use gate='token' or gate='mlp'."
-            )
 
     def add_weighted_adapter(
         self, adapters: list[str], weights: list[float], adapter_name: str
@@ -237,7 +231,7 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
                 handle.remove()
 
     def _encoder_modules(self) -> set[int]:
-        if not getattr(getattr(self.model, "config", None), "is_encoder_decoder", False):
+        if not _is_encoder_decoder(self.model):
             return set()
         model: Any = self.model
         return {id(module) for module in model.get_encoder().modules()}
@@ -260,6 +254,25 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
                 f"adapter_names holds non-existing adapter(s): {', '.join(unknown)}; the model "
                 f"has {', '.join(sorted(known))}, and {BASE} stands for the base model."
             )
+
+
+def _is_encoder_decoder(model: nn.Module) -> bool:
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def _refuse_gates_of_one_sequence(gate: type[Gate], config: GateraConfig) -> None:
+    """Raise for gates that need a block whose layers all see its own tokens, and no others."""
+    if gate.looks_back:
+        raise InputError(
+            f"gate={config.gate!r} looks at the tokens before, and this model is an "
+            "encoder-decoder, whose layers see two sequences; use gate='token' or gate='mlp'."
+        )
+    if config.gate_sharing != "module" and gate.input_dependent:
+        raise InputError(
+            f"gate_sharing={config.gate_sharing!r} makes one gate of the input of a block, and "
+            "this model is an encoder-decoder, where keys and values of cross-attention come from "
+            "another sequence than the block's; use gate_sharing='module'."
+        )
 
 
 def _share_gates(

@@ -8,9 +8,10 @@ import pytest
 import torch
 from peft import get_peft_model
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from gatera import GateraConfig
+from gatera.adapter.layer import GateraLayer
 from gatera.errors import InputError
 
 MakeLlama = Callable[[], LlamaForCausalLM]
@@ -48,6 +49,23 @@ def test_a_layer_outside_of_the_blocks_is_refused(llama: MakeLlama, sharing: str
     outside = GateraConfig(r=2, gate_sharing=sharing, target_modules=["lm_head"])
     with pytest.raises(InputError, match=r"'lm_head' is in no block of the model .* exclude_mod"):
         get_peft_model(llama(), outside)
+
+
+@pytest.mark.parametrize("sharing", ["block", "model"])
+def test_encoder_decoders_are_refused(sharing: str) -> None:
+    """Keys and values of cross-attention see the encoder's tokens, its block the decoder's."""
+    sizes = {"vocab_size": 31, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1, "num_heads": 2}
+    model = T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **sizes))
+    shared = GateraConfig(r=2, gate_sharing=sharing, target_modules=["q", "v"])
+    message = rf"gate_sharing='{sharing}' .* is an encoder-decoder, .* gate_sharing='module'"
+    with pytest.raises(InputError, match=message):
+        get_peft_model(model, shared)
+    assert not any(isinstance(module, GateraLayer) for module in model.modules())
+    whole_layers = GateraConfig(
+        r=2, gate="static", gate_sharing=sharing, target_modules=["q", "v"], init_weights=False
+    )
+    ids = torch.tensor([[3, 4, 5, 6]])
+    get_peft_model(model, whole_layers)(input_ids=ids, labels=ids[:, :3]).loss.backward()
 
 
 def test_a_layer_called_without_its_block_is_refused(llama: MakeLlama) -> None:
