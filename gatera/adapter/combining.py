@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -59,8 +59,8 @@ def _fill(layer: GateraLayer, adapters: list[str], weights: list[float], adapter
 
 def _factor(layer: GateraLayer, adapter_name: str, weight: float) -> float | Tensor:
     scale = weight * layer.scaling[adapter_name]
-    gate: Any = layer.gate_of(adapter_name)
-    return scale if gate is None else scale * torch.sigmoid(gate(layer.gatera_A[adapter_name]))
+    gate = layer.constant_gate(adapter_name).value()
+    return scale if gate is None else scale * gate
 
 
 def _check(

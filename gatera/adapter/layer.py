@@ -236,6 +236,15 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         gate = self.gate_of(adapter_name)
         return gate is not None and gate.input_dependent
 
+    def constant_gate(self, adapter_name: str) -> Gated:
+        """Return the value of a gate that does not depend on the input, as evaluation has it."""
+        gate = self.gate_of(adapter_name)
+        if gate is None:
+            return Gated(None, input_dependent=False)
+        unread = next(iter(self._factors(adapter_name).values()))
+        logit = gate(unread)
+        return _value_of(gate, logit, self.closings[adapter_name].below)
+
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """Return what merging the adapter adds to the base weight, in that weight's layout.
 
@@ -246,10 +255,7 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         update = self.updates[adapter_name]
         W = self._unmerged_weight().detach() if update.needs_weight else None
         weight = update.weight(W, self._factors(adapter_name))
-        gate = self.gate_of(adapter_name)
-        if gate is not None:
-            logit = gate(weight)  # which a gate of the layer does not read
-            weight = self._gated_value(adapter_name, gate, logit).applied(weight)
+        weight = self.constant_gate(adapter_name).applied(weight)
         return weight.t() if self.fan_in_fan_out else weight
 
     @torch.no_grad()
@@ -339,18 +345,10 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
             place = shared.block.name
             logit, fresh = shared.block.logit(adapter_name, gate, self.forward_pass)
             logit = logit if rows is None else logit[rows]
+        threshold = self._threshold(adapter_name)
         if self.recorder is not None and fresh:
-            threshold = self._threshold(adapter_name)
             self.recorder.record(place, adapter_name, gate, logit, rows, threshold)
-        return self._gated_value(adapter_name, gate, logit)
-
-    def _gated_value(self, adapter_name: str, gate: Gate, logit: Tensor) -> Gated:
-        return Gated(
-            logit,
-            input_dependent=gate.input_dependent,
-            per_channel=gate.per_channel,
-            threshold=self._threshold(adapter_name),
-        )
+        return _value_of(gate, logit, threshold)
 
     def _evaluates(self) -> bool:
         """Whether products are worth keeping: no graph, no training, a weight that stays put."""
@@ -415,6 +413,15 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
                 "tensor parallelism), so no process holds it whole; use delta='lora', or a "
                 "strategy that gathers the weights of a layer, such as FSDP."
             )
+
+
+def _value_of(gate: Gate, logit: Tensor, threshold: float) -> Gated:
+    return Gated(
+        logit,
+        input_dependent=gate.input_dependent,
+        per_channel=gate.per_channel,
+        threshold=threshold,
+    )
 
 
 def _keep_readable(base_layer: nn.Module) -> None:

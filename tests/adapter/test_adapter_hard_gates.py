@@ -137,6 +137,33 @@ def test_the_gradient_of_open_tokens_is_that_of_the_equation() -> None:
     assert torch.autograd.gradcheck(output, (given, *parameters.values()), fast_mode=True)
 
 
+@pytest.mark.parametrize("gate_bias", [-2.0, 2.0])
+@pytest.mark.parametrize("delta", DELTAS)
+@pytest.mark.parametrize("training", [True, False])
+def test_merged_weights_are_those_of_evaluation_in_either_mode(
+    training: bool, delta: str, gate_bias: float
+) -> None:
+    model = adapted("static", delta, gate_threshold=0.5, gate_bias=gate_bias).eval()
+    expected = model(x())
+    closed = torch.equal(expected, model.base_model.model[0].base_layer(x()))
+    assert closed == (gate_bias < 0)
+    merged = model.train(training).merge_and_unload()
+    torch.testing.assert_close(merged(x()), expected)
+
+
+@pytest.mark.parametrize("delta", ["hira", "lora"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_weighted_sum_has_the_gates_of_evaluation(training: bool, delta: str) -> None:
+    model = adapted("static", delta, gate_threshold=0.5, gate_bias=-2.0)
+    fields = {"r": 3, "gate": "static", "delta": delta, "gate_bias": 2.0, "gate_threshold": 0.5}
+    model.add_adapter("b", GateraConfig(target_modules=["0"], init_weights=False, **fields))
+    model.train(training).add_weighted_adapter(["default", "b"], [0.7, 1.0], "sum")
+    model.eval().set_adapter("b")  # the other is closed
+    expected = model(x())
+    model.set_adapter("sum")
+    torch.testing.assert_close(model(x()), expected)
+
+
 @pytest.mark.parametrize("sharing", ["module", "block", "model"])
 def test_the_share_of_skipped_tokens_is_recorded(
     sharing: str, llama: Callable[[], LlamaForCausalLM]
