@@ -92,13 +92,15 @@ class GateraLinear(nn.Module, GateraLayer):
         """Each example of the batch with its own adapter."""
         if self.merged:
             raise InputError(
-                f"adapter_names was given while {self.merged_adapters} are merged into the base "
-                "weight, so the adapters cannot be told apart; call unmerge_adapter() first."
+                "Cannot pass `adapter_names` when there are merged adapters, please call "
+                f"`unmerge_adapter` first. {self.merged_adapters} are part of the base weight, so "
+                "the examples cannot be told apart."
             )
         if len(adapter_names) != len(x):
             raise InputError(
-                f"adapter_names has {len(adapter_names)} entries and the batch {len(x)} examples; "
-                "give one adapter name for each example."
+                "Length of `adapter_names` should be the same as the number of inputs, but got "
+                f"{len(adapter_names)} and {len(x)} respectively; give one adapter name for each "
+                "example."
             )
         base = self._base(x, *args, **kwargs)
         result = base.clone()

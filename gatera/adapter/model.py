@@ -239,8 +239,8 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
     def _check_adapter_names(self, adapter_names: Any) -> None:
         if self.training:
             raise InputError(
-                "adapter_names was given while the model is in training mode; mixed batches are "
-                "for inference, so call model.eval() first."
+                "Cannot pass `adapter_names` when the model is in training mode. Mixed batches are "
+                "for inference; call model.eval() first."
             )
         if not isinstance(adapter_names, (list, tuple)):
             raise InputError(
