@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gatera.studies.store import Store
-from gatera.training.files import ADAPTER_FOLDER, CHECKPOINT_FOLDER, PREDICTIONS_FILE
+from gatera.training.files import (
+    ADAPTER_FOLDER,
+    ANSWERS_FILE,
+    CHECKPOINT_FOLDER,
+    PREDICTIONS_FILE,
+)
 from gatera.trial import TrialResult
 
 _TEMPORARY = "tmp"
@@ -44,6 +49,7 @@ def _of_attempt(attempt: Path, result: TrialResult | None) -> Iterator[Removal]:
     names = {_TEMPORARY: "temporary files of an attempt that ended"}
     if result is not None:
         names[CHECKPOINT_FOLDER] = "checkpoints of a finished trial"
+        names[ANSWERS_FILE] = "answers that the predictions of a finished trial hold too"
         if int(attempt.name) != result.attempt:
             names[ADAPTER_FOLDER] = names[PREDICTIONS_FILE] = "of an attempt that does not count"
     for name, reason in names.items():

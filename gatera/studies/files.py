@@ -9,6 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from gatera.training.files import sync_to_disk
 from gatera.trial import Json
 
 
@@ -44,15 +45,6 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_to_disk(path: Path) -> None:
-    """Return when a file's bytes, or a folder's entries, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def signature(path: Path) -> tuple[int, int, int] | None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gatera.errors import InputError
-from gatera.studies.files import file_sha256, link_whole, read_json, sync_to_disk, write_whole
+from gatera.studies.files import file_sha256, link_whole, read_json, write_whole
 from gatera.studies.locks import is_locked, try_lock
 from gatera.studies.plan import Plan
 from gatera.studies.results import CheckedResult, ResultReader, result_sha256, result_text
@@ -31,6 +31,8 @@ from gatera.training.files import (
     METRICS_FILE,
     PREDICTIONS_FILE,
     checkpointed_steps,
+    has_answered,
+    sync_to_disk,
 )
 from gatera.trial import Json, Trial, TrialResult
 
@@ -332,7 +334,9 @@ class Store:
         )
 
     def has_advanced(self, key: str, attempt: int) -> bool:
-        """Return whether an attempt saved a checkpoint beyond those of the attempts before it."""
+        """Return whether an attempt saved a checkpoint, or answers, beyond those before it."""
+        if has_answered(self.attempt_folder(key, attempt)):
+            return True
         earlier = (n for n in self.attempts(key) if n < attempt)
         before = max((checkpointed_steps(self.attempt_folder(key, n)) for n in earlier), default=0)
         return checkpointed_steps(self.attempt_folder(key, attempt)) > before

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,31 +22,39 @@ class Decoding:
 
 
 def generate(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], decoding: Decoding
-) -> Iterator[tuple[int, str]]:
-    """Yield (position in `prompts`, generated text), batch by batch.
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    known: Mapping[int, str] = MappingProxyType({}),
+) -> Iterator[dict[int, str]]:
+    """Yield position in `prompts` -> generated text, a batch at a time.
 
     The longest prompts come first, so that memory runs out at once or not at all. The text holds
-    new tokens alone, special tokens left out.
+    new tokens alone, special tokens left out. A batch is generated whole or not at all: its
+    composition has a say in the last bits.
 
     Args:
         model: A causal language model in evaluation mode.
         tokenizer: Its tokenizer, with an end-of-sequence token.
         prompts: Token ids of each prompt.
         decoding: Beams, batch size and the limit of new tokens.
+        known: Texts by position; a batch that is known whole is passed over.
     """
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     pad = padding_token(tokenizer)
     settings = _generation_config(tokenizer, pad, decoding)
     for start in range(0, len(order), decoding.batch_size):
         chosen = order[start : start + decoding.batch_size]
+        if all(index in known for index in chosen):
+            continue
         ids, mask = left_padded([prompts[index] for index in chosen], pad)
         ids, mask = ids.to(model.device), mask.to(model.device)
         with torch.no_grad():
             output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
         new_tokens = output[:, ids.shape[1] :].tolist()
         texts = tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
-        yield from zip(chosen, texts, strict=True)
+        yield dict(zip(chosen, texts, strict=True))
 
 
 def left_padded(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

@@ -82,6 +82,7 @@ def save(folder: Path, state: TrainState) -> None:
             handle.seek(0)
             digest = hashlib.file_digest(handle, "sha256").hexdigest()
         os.replace(temporary, folder / files.checkpoint_name(state.step, digest))
+        files.sync_to_disk(folder)
     finally:
         temporary.unlink(missing_ok=True)  # what a full disk cut short would keep it full
     for _, _, old in files.checkpoints(folder)[:-KEPT]:

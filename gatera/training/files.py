@@ -1,11 +1,13 @@
-"""The files of one attempt, by name, for those who do without torch."""
+"""The files of one attempt, by name, and on disk, for those who do without torch."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 METRICS_FILE = "metrics.jsonl"
+ANSWERS_FILE = "answers.jsonl"
 PREDICTIONS_FILE = "predictions.parquet"
 ADAPTER_FOLDER = "adapter"
 CHECKPOINT_FOLDER = "checkpoints"
@@ -33,3 +35,20 @@ def checkpoints(folder: Path) -> list[tuple[int, str, Path]]:
 def checkpointed_steps(attempt_folder: Path) -> int:
     """Return the steps of an attempt's newest checkpoint, 0 where it has none."""
     return max((step for step, _, _ in checkpoints(attempt_folder / CHECKPOINT_FOLDER)), default=0)
+
+
+def has_answered(attempt_folder: Path) -> bool:
+    """Return whether an attempt answered test items that none before it had answered."""
+    try:
+        return (attempt_folder / ANSWERS_FILE).stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def sync_to_disk(path: Path) -> None:
+    """Return when a file's bytes, or a folder's entries, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

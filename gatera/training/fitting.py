@@ -11,7 +11,7 @@ import logging
 import resource
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from gatera.tasks.mixture import Item, Mixture, load_mixture
 from gatera.tasks.prompts import template_identity
 from gatera.training import callbacks, checkpoints, measures, provenance, scoring
 from gatera.training.adapting import adapt, count_parameters
+from gatera.training.answers import AnswerLog, weights_identity
 from gatera.training.checkpoints import TrainState
 from gatera.training.data import BatchPlan, TrainingData, encode_cached
 from gatera.training.files import (
@@ -47,6 +48,10 @@ from gatera.training.progress import MetricsLog
 from gatera.training.scoring import Prediction, Questions
 from gatera.training.settings import EvalSettings, TrainSettings
 from gatera.trial import Trial, TrialResult
+
+# Hashed where the code is loaded: forks of a process that preloads this module run what it loaded,
+# whatever happens to the files since.
+provenance.code_sha256()
 
 _SIGTERM_STATUS = 143  # what a shell reports of a process that SIGTERM ended
 
@@ -73,11 +78,12 @@ def fit_trial(
 ) -> TrialResult:
     """Train a trial's adapter and score it; the frozen backbone is scored alone.
 
-    Writes into `attempt_dir`: metrics.jsonl, checkpoints/, predictions.parquet and adapter/ (as
-    PEFT saves it). Test items are answered once, by the weights that were best on the validation
-    items: by accuracy, then by loss, then the earliest. The same trial on the same machine with
-    the same number of threads gives the same result, interrupted or not. A tuning trial ends with
-    its accuracy on the validation items: it reads no test data and keeps no adapter.
+    Writes into `attempt_dir`: metrics.jsonl, checkpoints/, answers.jsonl, predictions.parquet and
+    adapter/ (as PEFT saves it). Test items are answered once, by the weights that were best on the
+    validation items: by accuracy, then by loss, then the earliest; what an earlier attempt answered
+    with the same weights counts. The same trial on the same machine with the same number of threads
+    gives the same result, interrupted or not. A tuning trial ends with its accuracy on the
+    validation items: it reads no test data and keeps no adapter.
 
     Args:
         trial: What to run.
@@ -103,7 +109,7 @@ def fit_trial(
         if trial.is_tuning:
             return run.conclude(trained, attempt)
         run.model.save_pretrained(attempt_dir / ADAPTER_FOLDER)
-    return run.score(trained, attempt)
+    return run.score(trained, attempt, resume_from)
 
 
 def _check_identities(trial: Trial, data_root: Path | None) -> None:
@@ -212,12 +218,16 @@ class _TrialRun:
         return trained
 
     def _resumed_state(self, folders: Sequence[Path]) -> TrainState:
-        identity = f"{self._trial.key} {provenance.code_sha256()}"
+        identity = self._state_identity()
         found = checkpoints.newest([folder / CHECKPOINT_FOLDER for folder in folders], identity)
         if found is None:
             return TrainState(identity)
         checkpoints.restore_weights(self.model, found.weights)
         return found
+
+    def _state_identity(self) -> str:
+        """Return whose checkpoints and answers are of use: this trial's, by this code."""
+        return f"{self._trial.key} {provenance.code_sha256()}"
 
     def _run_trainer(
         self,
@@ -293,11 +303,16 @@ class _TrialRun:
         )
         return Questions(chosen, places, encoded)
 
-    def score(self, trained: Trained | None, attempt: int) -> TrialResult:
+    def score(
+        self, trained: Trained | None, attempt: int, resume_from: Sequence[Path]
+    ) -> TrialResult:
         """Answer the test items, survey the gates, and put the result together."""
         began = time.monotonic()
         asked = [self._test_questions(task) for task in self._data["tasks"]]
-        predictions = self._answer(asked)
+        # The frozen backbone is the trial's own by its key.
+        weights = {} if trained is None else checkpoints.trainable_weights(self.model)
+        identity = weights_identity(self._state_identity(), weights)
+        predictions = self._answer(asked, AnswerLog(self._folder, resume_from, identity))
         gates: dict[str, Any] = {}
         if trained is not None:
             gates = survey_gates(self.model, self._tokenizer, asked, self._eval.batch_size)
@@ -348,18 +363,25 @@ class _TrialRun:
         examples = tasks.load(task, "test", self._root)
         return self._questions([Item(task, example) for example in examples], self._eval.limit)
 
-    def _answer(self, asked: Sequence[Questions]) -> list[Prediction]:
+    def _answer(self, asked: Sequence[Questions], answers: AnswerLog) -> list[Prediction]:
         log = MetricsLog(self._folder / METRICS_FILE, self._max_steps)
         decoding = Decoding(self._eval.max_new_tokens, self._eval.beams, self._eval.batch_size)
         total = sum(len(questions) for questions in asked)
         predictions: list[Prediction] = []
-        for questions in asked:
+        for task, questions in zip(self._data["tasks"], asked, strict=True):
             done = len(predictions)
 
-            def report(answered: int, done: int = done) -> None:
+            def keep(
+                outputs: Mapping[int, str], answered: int, task: str = task, done: int = done
+            ) -> None:
+                answers.write(task, outputs)
                 log.write("test", self._max_steps, {"answered": done + answered, "items": total})
 
-            predictions += scoring.answer(self.model, self._tokenizer, questions, decoding, report)
+            known = answers.known(task)
+            predictions += scoring.answer(
+                self.model, self._tokenizer, questions, decoding, known=known, on_batch=keep
+            )
+        answers.close()
         log.close()
         return predictions
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow
@@ -61,7 +62,9 @@ def answer(
     tokenizer: Any,
     questions: Questions,
     decoding: Decoding,
-    on_progress: Callable[[int], None] = lambda answered: None,
+    *,
+    known: Mapping[int, str] = MappingProxyType({}),
+    on_batch: Callable[[Mapping[int, str], int], None] = lambda outputs, answered: None,
 ) -> list[Prediction]:
     """Generate and read the answers, in the order of the questions.
 
@@ -70,15 +73,16 @@ def answer(
         tokenizer: Its tokenizer.
         questions: What to answer.
         decoding: How.
-        on_progress: Called with the number of items answered, after each batch.
+        known: Outputs by place, which need not be generated again.
+        on_batch: Called after each batch with its outputs by place, and with the number of items
+            answered so far.
     """
     model.eval()
     prompts = [questions.encoded.prompt(place) for place in range(len(questions))]
-    texts: dict[int, str] = {}
-    for place, text in generate(model, tokenizer, prompts, decoding):
-        texts[place] = text
-        if len(texts) % decoding.batch_size == 0 or len(texts) == len(prompts):
-            on_progress(len(texts))
+    texts = dict(known)
+    for outputs in generate(model, tokenizer, prompts, decoding, known):
+        texts |= outputs
+        on_batch(outputs, len(texts))
     return [_judge(questions, place, texts[place]) for place in range(len(questions))]
 
 

@@ -109,7 +109,8 @@ def test_the_frozen_backbone_stays_at_or_below_chance_in_the_task_format(backbon
     for task, keywords in families.FAMILIES.items():
         items = families.load(task, "validation")
         prompts = [tokenizer(render_prompt("alpaca", item))["input_ids"] for item in items]
-        texts = dict(generate(model, tokenizer, prompts, Decoding(max_new_tokens=16)))
+        batches = generate(model, tokenizer, prompts, Decoding(max_new_tokens=16))
+        texts = {place: text for batch in batches for place, text in batch.items()}
         hits = [first_keyword(texts[i], keywords) == item.answer for i, item in enumerate(items)]
         chance = 1 / len(keywords)
         spread = (chance * (1 - chance) / len(items)) ** 0.5

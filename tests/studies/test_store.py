@@ -203,6 +203,8 @@ def test_an_attempt_advances_by_a_checkpoint_beyond_the_earlier_ones(store, plan
         for step in steps:
             (folder / checkpoint_name(step, "f" * 64)).touch()
     assert [store.has_advanced(key, n) for n in (1, 2, 3, 4)] == [True, False, True, False]
+    (store.attempt_folder(key, 4) / "answers.jsonl").write_text("{}\n")
+    assert store.has_advanced(key, 4)
 
 
 def test_lines_that_cannot_be_read_are_passed_over(store, plan):

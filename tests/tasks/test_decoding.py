@@ -54,8 +54,12 @@ def greedy(model: Any, prompt: list[int], count: int) -> list[int]:
     return ids[len(prompt) :]
 
 
+def texts_of(batches):
+    return {place: text for batch in batches for place, text in batch.items()}
+
+
 def test_greedy_batches_equal_one_prompt_at_a_time_without_cache(model: Any) -> None:
-    found = dict(generate(model, Tokenizer(), PROMPTS, Decoding(7, batch_size=4)))
+    found = texts_of(generate(model, Tokenizer(), PROMPTS, Decoding(7, batch_size=4)))
     for place, prompt in enumerate(PROMPTS):
         expected = [str(i) for i in greedy(model, prompt, 7) if i != PAD]
         assert found[place].split() == expected
@@ -63,14 +67,14 @@ def test_greedy_batches_equal_one_prompt_at_a_time_without_cache(model: Any) -> 
 
 
 def test_the_longest_prompts_come_first(model: Any) -> None:
-    places = [place for place, _ in generate(model, Tokenizer(), PROMPTS, Decoding(1))]
+    places = list(texts_of(generate(model, Tokenizer(), PROMPTS, Decoding(1))))
     assert places == [5, 1, 3, 2, 4, 0]
 
 
 def test_beams_do_not_depend_on_the_batch_and_are_at_least_as_likely(model: Any) -> None:
-    batched = dict(generate(model, Tokenizer(), PROMPTS, Decoding(5, beams=3, batch_size=6)))
-    single = dict(generate(model, Tokenizer(), PROMPTS, Decoding(5, beams=3, batch_size=1)))
-    plain = dict(generate(model, Tokenizer(), PROMPTS, Decoding(5, batch_size=6)))
+    batched = texts_of(generate(model, Tokenizer(), PROMPTS, Decoding(5, beams=3, batch_size=6)))
+    single = texts_of(generate(model, Tokenizer(), PROMPTS, Decoding(5, beams=3, batch_size=1)))
+    plain = texts_of(generate(model, Tokenizer(), PROMPTS, Decoding(5, batch_size=6)))
     assert batched == single
     assert batched != plain
 
@@ -79,3 +83,13 @@ def test_left_padding() -> None:
     ids, mask = left_padded([[5], [6, 7, 8]], PAD)
     assert ids.tolist() == [[PAD, PAD, 5], [6, 7, 8]]
     assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+
+
+def test_a_batch_that_is_known_whole_is_not_generated_again(model):
+    decoding = Decoding(5, batch_size=2)
+    batches = list(generate(model, Tokenizer(), PROMPTS, decoding))
+    first, *others = batches
+    rest = list(generate(model, Tokenizer(), PROMPTS, decoding, known=first))
+    assert rest == others
+    half = dict(list(first.items())[:1])
+    assert list(generate(model, Tokenizer(), PROMPTS, decoding, known=half)) == batches

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 
 from gatera.errors import InputError
 from gatera.training import checkpoints, fit
-from gatera.training.files import checkpointed_steps
+from gatera.training.answers import AnswerLog, weights_identity
+from gatera.training.files import ANSWERS_FILE, checkpointed_steps, has_answered
 from gatera.training.files import checkpoints as checkpoints_in
 from gatera.training.module import NotFiniteError
 from gatera.training.progress import PrunedError
@@ -136,6 +137,47 @@ def test_resuming_is_exact_with_two_data_workers_a_schedule_and_dropout(
     assert comparable(third) == comparable(whole)
     trained = [tmp_path / name / "adapter/adapter_model.safetensors" for name in ("whole", "third")]
     assert trained[0].read_bytes() == trained[1].read_bytes()
+
+
+def test_scoring_goes_on_from_the_batches_that_were_answered(
+    make_trial: Any, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = make_trial()
+    whole = fit(trial, tmp_path / "whole", data_root=data_root)
+
+    class DyingLog(AnswerLog):
+        def write(self, task: str, outputs: Any) -> None:
+            super().write(task, outputs)
+            raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gatera.training.fitting.AnswerLog", DyingLog)
+        with pytest.raises(KilledError):
+            fit(trial, tmp_path / "cut", data_root=data_root)
+    assert has_answered(tmp_path / "cut")
+    assert not has_answered(tmp_path / "nowhere")
+    damaged = (tmp_path / "cut" / ANSWERS_FILE).read_text().replace("boolq", "boolx")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ANSWERS_FILE).write_text(damaged + '{"torn')
+    earlier = [tmp_path / "cut", tmp_path / "other"]
+    resumed = fit(trial, tmp_path / "second", data_root=data_root, resume_from=earlier)
+    assert comparable(resumed) == comparable(whole)
+    tested = [line["answered"] for line in lines_of(tmp_path / "second") if "answered" in line]
+    assert tested == [10, 11]  # of batches of 5, 5 and 1 the first was there
+
+
+def test_answers_of_other_weights_are_of_no_use(tmp_path: Path) -> None:
+    weights = {"a": torch.tensor([0.5, -0.5]), "b": torch.tensor(1.0, dtype=torch.bfloat16)}
+    identity = weights_identity("trial code", weights)
+    log = AnswerLog(tmp_path, [], identity)
+    log.write("boolq", {3: "true", 5: "false"})
+    log.close()
+    assert AnswerLog(tmp_path, [], identity).known("boolq") == {3: "true", 5: "false"}
+    for other in (
+        weights_identity("trial other", weights),
+        weights_identity("trial code", {**weights, "a": torch.tensor([0.5, -0.25])}),
+    ):
+        assert AnswerLog(tmp_path, [tmp_path], other).known("boolq") == {}
 
 
 def test_a_pruned_trial_stops_after_its_step(

@@ -134,3 +134,16 @@ def test_light_imports_load_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_codes_hash_is_taken_where_the_code_is_loaded() -> None:
+    # A process that was forked from one that loaded it computes with that code, not with the files
+    # as they are by then.
+    program = (
+        "import gatera.training.fitting; from gatera.training import provenance; "
+        "print(provenance.code_sha256.cache_info().currsize)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == "1"
