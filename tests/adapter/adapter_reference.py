@@ -41,6 +41,22 @@ def logit_of(gate: str, xs: Array, t: int, real: list[bool], p: Tensors) -> Arra
     return np.asarray(attended + p["bias"])
 
 
+def gate_of(
+    gate: str,
+    xs: Array,
+    t: int,
+    real: list[bool],
+    p: Tensors,
+    temperature: float = 1.0,
+    threshold: float = 0.0,
+) -> Array:
+    """g of token t of one sequence xs (tokens, in): (1,), or (out,) for channels."""
+    if gate == "none":
+        return np.ones(1)
+    g = sigmoid(logit_of(gate, xs, t, real, p) / temperature)
+    return np.where(g < threshold, 0.0, g)
+
+
 def update_of(delta: str, x: Array, W: Array, p: Tensors, scaling: float, mora: str) -> Array:
     """Δ(x) of one token, (out,), for a gate of 1."""
     out, inner = W.shape
@@ -104,11 +120,31 @@ def layer_output(
     """y = W x + bias + g(x) Δ(x) for a batch: xs (batch, tokens, in) -> (batch, tokens, out)."""
     y = np.zeros((*xs.shape[:2], W.shape[0]))
     for b, t in np.ndindex(*xs.shape[:2]):
-        g: Array | float = 1.0
-        if gate != "none":
-            logit = logit_of(gate, gate_inputs[b], t, real[b], gate_parameters)
-            g = sigmoid(logit / temperature)
-            g = np.where(g < threshold, 0.0, g)
+        g = gate_of(gate, gate_inputs[b], t, real[b], gate_parameters, temperature, threshold)
         y[b, t] = W @ xs[b, t] + bias
         y[b, t] += g * update_of(delta, xs[b, t], W, update, scaling, mora)
     return y
+
+
+def dora_gradients(
+    gate: str,
+    xs: Array,
+    gate_inputs: Array,
+    real: list[list[bool]],
+    W: Array,
+    update: Tensors,
+    gate_parameters: Tensors,
+    d_ys: Array,
+    *,
+    scaling: float,
+) -> dict[str, Array]:
+    """Gradients of DoRA's A and B from those of y, ‖V‖ a constant, as arXiv:2402.09353 has it."""
+    A, B = update["A"], update["B"]
+    gradients = {"A": np.zeros(A.shape), "B": np.zeros(B.shape)}
+    norms = [math.sqrt((V**2).sum()) for V in W + scaling * B @ A]
+    for b, t in np.ndindex(*xs.shape[:2]):
+        g = gate_of(gate, gate_inputs[b], t, real[b], gate_parameters)
+        d_BAx = scaling * update["magnitude"] / norms * g * d_ys[b, t]  # (out,)
+        gradients["A"] += np.outer(B.T @ d_BAx, xs[b, t])
+        gradients["B"] += np.outer(d_BAx, A @ xs[b, t])
+    return gradients

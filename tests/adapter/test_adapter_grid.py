@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapter_reference import layer_output
+from adapter_reference import dora_gradients, layer_output
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
@@ -98,38 +98,57 @@ def captured() -> Iterator[Callable[[nn.Module], dict[str, tuple[Tensor, Tensor]
         handle.remove()
 
 
-def expected_output(
-    model: PeftModel, name: str, seen: dict[str, tuple[Tensor, Tensor]], mask: Tensor, **how: Any
-) -> np.ndarray:
-    """What the equation gives for the adapted layer `name`, from its inputs and parameters."""
+def terms_of(
+    model: PeftModel,
+    name: str,
+    seen: dict[str, tuple[Tensor, Tensor]],
+    mask: Tensor,
+    sharing: str,
+) -> dict[str, Any]:
+    """What the equation needs of the adapted layer `name`: its inputs and its parameters."""
     layers = dict(adapted_layers(model))
     layer = layers[name]
-    gate, delta = layer.gate["default"], layer.delta["default"]
     block = name.rpartition(".")[0]
-    owner = name
-    if layer.shared_gates:
-        owner = f"{block}.up" if how.pop("sharing") == "block" else "layers.0.up"
-    gate_module: Any = layers[owner].gatera_gate["default"] if gate != "none" else nn.Module()
-    gate_inputs = seen[f"base_model.model.{block if layer.shared_gates else name}"][0]
+    owner = {"module": name, "block": f"{block}.up", "model": "layers.0.up"}[sharing]
+    gate_module: Any = nn.Module()
+    if layer.gate["default"] != "none":
+        gate_module = layers[owner].gatera_gate["default"]
     prefix = len("gatera_")
     update = {
         held[prefix:]: getattr(layer, held)["default"].detach().numpy()
         for held in layer.adapter_layer_names
         if held != "gatera_gate" and "default" in getattr(layer, held)
     }
-    how.pop("sharing", None)
-    return layer_output(
-        gate,
-        delta,
-        seen[f"base_model.model.{name}"][0].numpy(),
-        gate_inputs.numpy(),
-        mask.bool().tolist(),
-        layer.base_layer.weight.detach().numpy(),
-        layer.base_layer.bias.detach().numpy(),
-        update,
-        {n: p.detach().numpy() for n, p in gate_module.named_parameters()},
-        **{"scaling": layer.scaling["default"], **how},
-    )
+    gate_inputs = seen[f"base_model.model.{name if sharing == 'module' else block}"][0]
+    return {
+        "gate": layer.gate["default"],
+        "xs": seen[f"base_model.model.{name}"][0].numpy(),
+        "gate_inputs": gate_inputs.numpy(),
+        "real": mask.bool().tolist(),
+        "W": layer.base_layer.weight.detach().numpy(),
+        "update": update,
+        "gate_parameters": {n: p.detach().numpy() for n, p in gate_module.named_parameters()},
+        "scaling": layer.scaling["default"],
+    }
+
+
+def check_outputs(
+    model: PeftModel,
+    seen: dict[str, tuple[Tensor, Tensor]],
+    mask: Tensor,
+    sharing: str,
+    **how: Any,
+) -> None:
+    """Compare every adapted layer's output with what the equation gives."""
+    for name, layer in adapted_layers(model):
+        expected = layer_output(
+            delta=layer.delta["default"],
+            bias=layer.base_layer.bias.detach().numpy(),
+            **terms_of(model, name, seen, mask, sharing),
+            **how,
+        )
+        actual = seen[f"base_model.model.{name}"][1].numpy()
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 @grid
@@ -142,12 +161,20 @@ def test_the_output_is_that_of_the_equation(
     seen = captured(model)
     with torch.set_grad_enabled(training):
         model(inputs(), attention_mask=mask)
-    for block in (0, 1):
-        for module in ("up", "down"):
-            name = f"layers.{block}.{module}"
-            expected = expected_output(model, name, seen, mask, sharing=sharing, temperature=0.7)
-            actual = seen[f"base_model.model.{name}"][1].numpy()
-            np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+    check_outputs(model, seen, mask, sharing, temperature=0.7)
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("training", [True, False])
+def test_moras_sharing_form_is_that_of_its_equation(
+    gate: str, training: bool, captured: Any
+) -> None:
+    model = adapted(gate, "mora", "module", mora_type="share").train(training)
+    mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
+    seen = captured(model)
+    with torch.set_grad_enabled(training):
+        model(inputs(), attention_mask=mask)
+    check_outputs(model, seen, mask, "module", mora="share")
 
 
 @grid
@@ -164,7 +191,7 @@ def test_the_gradients_are_those_of_the_output(gate: str, delta: str, sharing: s
     model = adapted(gate, delta, sharing)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     names, values = list(trained), list(trained.values())
-    # DoRA's norm is a constant to the gradient, by its definition: only its magnitude is exact.
+    # DoRA's norm is a constant to the gradient, by its definition: A and B are compared below.
     if delta == "dora":
         exact = [("magnitude" in n or "gatera_gate" in n) for n in names]
         names = [n for n, keep in zip(names, exact, strict=True) if keep]
@@ -175,6 +202,28 @@ def test_the_gradients_are_those_of_the_output(gate: str, delta: str, sharing: s
 
     x = inputs().requires_grad_()
     assert torch.autograd.gradcheck(output, (x, *values), fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    ("gate", "sharing"), [(gate, sharing) for gate, delta, sharing in GRID if delta == "dora"]
+)
+def test_the_gradients_of_doras_factors_take_its_norm_for_a_constant(
+    gate: str, sharing: str, captured: Any
+) -> None:
+    model = adapted(gate, "dora", sharing, alpha=3)
+    d_ys: dict[str, Tensor] = {}
+    for name, layer in adapted_layers(model):
+        layer.register_full_backward_hook(
+            lambda _, d_x, d_y, name=name: d_ys.__setitem__(name, d_y[0])
+        )
+    seen, mask = captured(model), torch.ones(BATCH, TOKENS)
+    model(inputs()).square().sum().backward()
+    for name, layer in adapted_layers(model):
+        terms = terms_of(model, name, seen, mask, sharing)
+        expected = dora_gradients(d_ys=d_ys[name].numpy(), **terms)
+        for factor in ("A", "B"):
+            actual = getattr(layer, f"gatera_{factor}")["default"].grad.numpy()
+            np.testing.assert_allclose(actual, expected[factor], rtol=1e-10, atol=1e-12)
 
 
 @grid
