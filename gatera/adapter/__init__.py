@@ -3,6 +3,7 @@
 Importing this package registers the method with PEFT; see `peft_plugin`.
 """
 
+from gatera.adapter.cache import limit_kept_products
 from gatera.adapter.config import GateraConfig
 from gatera.adapter.deltas import Delta
 from gatera.adapter.gates import Gate, GateShape
@@ -25,6 +26,7 @@ __all__ = [
     "GateraLayer",
     "GateraLinear",
     "GateraModel",
+    "limit_kept_products",
     "load_own_delta",
     "load_own_gate",
     "record_gates",

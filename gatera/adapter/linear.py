@@ -290,6 +290,12 @@ class GateraLinear(nn.Module, GateraLayer):
         super().train(mode)
         return self
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GateraLinear:
+        """A move or a cast replaces the weights, which kept products would hold on to."""
+        products.discard(self)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def __repr__(self) -> str:
         return "gatera." + super().__repr__()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -12,9 +13,11 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from gatera import GateraConfig
-from gatera.adapter import deltas, functional
+from gatera.adapter import cache as cache_module
+from gatera.adapter import deltas, functional, limit_kept_products
 from gatera.adapter import linear as linear_module
 from gatera.adapter.cache import ProductCache
+from gatera.errors import InputError
 
 IN, OUT = 7, 5
 VARIANTS = ["token", "static", "none"]
@@ -141,6 +144,18 @@ def test_training_forgets_the_products(cache: ProductCache) -> None:
     assert cache.used_bytes() == 0
 
 
+def test_a_move_forgets_the_products_and_the_weights_they_were_made_from(
+    cache: ProductCache,
+) -> None:
+    model, layer = adapted("token")
+    with torch.no_grad():
+        model(torch.ones(3, IN))
+    weight = weakref.ref(layer.base_layer.weight.untyped_storage())
+    model.double()
+    assert cache.used_bytes() == 0
+    assert weight() is None
+
+
 def test_merging_and_unmerging_is_seen(cache: ProductCache) -> None:
     model, _ = adapted("none")
     x = torch.randn(3, IN)
@@ -161,6 +176,20 @@ def test_the_limit_holds_over_all_layers(cache: ProductCache, built: list[str]) 
             second(torch.ones(3, IN))
     assert cache.used_bytes() == OUT * IN * 4
     assert len(built) == 1 + 3
+
+
+def test_the_limit_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ProductCache(limit_bytes=0)
+    monkeypatch.setattr(cache_module, "products", cache)
+    monkeypatch.setattr(linear_module, "products", cache)
+    model, _ = adapted("token")
+    with torch.no_grad():
+        for limit, used in ((OUT * IN * 4, OUT * IN * 4), (OUT * IN * 4 - 1, 0)):
+            limit_kept_products(limit)
+            model(torch.ones(3, IN))
+            assert cache.used_bytes() == used
+    with pytest.raises(InputError, match="limit_bytes=-1 is not a number of bytes"):
+        limit_kept_products(-1)
 
 
 def test_products_go_with_their_model_and_are_not_copied(cache: ProductCache) -> None:
