@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import enum
+import math
 import os
 import warnings
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +212,11 @@ class GateraConfig(PeftConfig):  # type: ignore[misc]
             )
 
     def _check_numbers(self) -> None:
+        for name, value in self._real_numbers().items():
+            if not (isinstance(value, Real) and math.isfinite(value)):
+                raise InputError(f"{name}={value!r} is not a finite number; give one.")
         for name, rank in {"r": self.r, **self.rank_pattern}.items():
-            if rank < 1:
+            if not _is_positive_integer(rank):
                 raise InputError(f"{name}={rank!r} is not a rank; give a positive integer.")
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(
@@ -227,7 +232,7 @@ class GateraConfig(PeftConfig):  # type: ignore[misc]
                 f"gate_temperature={self.gate_temperature!r} cannot divide a logit; give a value "
                 "above 0."
             )
-        if self.gate_hidden < 1:
+        if not _is_positive_integer(self.gate_hidden):
             raise InputError(
                 f"gate_hidden={self.gate_hidden!r} is not a width; give a positive integer."
             )
@@ -236,6 +241,11 @@ class GateraConfig(PeftConfig):  # type: ignore[misc]
                 f"gate_threshold={self.gate_threshold!r} is not a value of a gate; give one from 0 "
                 "(no token is skipped) up to, but not including, 1."
             )
+
+    def _real_numbers(self) -> dict[str, Any]:
+        names = ("dropout", "gate_bias", "gate_init_std", "gate_temperature", "gate_threshold")
+        alpha = {} if self.alpha is None else {"alpha": self.alpha}
+        return {name: getattr(self, name) for name in names} | alpha | self.alpha_pattern
 
     def _check_layer_selection(self) -> None:
         if not isinstance(self.target_modules, str):
@@ -270,6 +280,10 @@ class GateraConfig(PeftConfig):  # type: ignore[misc]
             text = card.read_text(encoding="utf-8")
             if "import gatera" not in text:
                 card.write_text(text.rstrip("\n") + "\n" + MODEL_CARD_SECTION, encoding="utf-8")
+
+
+def _is_positive_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1
 
 
 def _as_set(names: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,16 @@ def test_defaults_are_those_of_the_design() -> None:
         ({"bias": "lora_only"}, r"bias='lora_only' is not known; choose one of: all, gatera_only"),
         ({"r": 0}, r"r=0 is not a rank; give a positive integer\."),
         ({"rank_pattern": {"q_proj": -1}}, r"q_proj=-1 is not a rank"),
+        ({"r": 2.5}, r"r=2\.5 is not a rank; give a positive integer\."),
+        ({"r": "8"}, r"r='8' is not a rank"),
+        ({"gate_hidden": 1.5}, r"gate_hidden=1\.5 is not a width; give a positive integer\."),
+        ({"gate_init_std": math.nan}, r"gate_init_std=nan is not a finite number; give one\."),
+        ({"gate_bias": None}, r"gate_bias=None is not a finite number; give one\."),
+        ({"gate_bias": math.inf}, r"gate_bias=inf is not a finite number"),
+        ({"gate_temperature": math.inf}, r"gate_temperature=inf is not a finite number"),
+        ({"gate_threshold": math.nan}, r"gate_threshold=nan is not a finite number"),
+        ({"delta": "lora", "alpha": math.nan}, r"alpha=nan is not a finite number"),
+        ({"delta": "lora", "alpha_pattern": {"q": "8"}}, r"q='8' is not a finite number"),
         ({"dropout": 1.0}, r"dropout=1\.0 is not a share .* not including, 1\."),
         ({"gate_init_std": -0.1}, r"gate_init_std=-0\.1 is not a standard deviation"),
         ({"gate_temperature": 0.0}, r"gate_temperature=0\.0 cannot divide a logit"),
