@@ -116,7 +116,7 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
         """
         config: GateraConfig = self.peft_config[adapter_name]
         gate = config.gate_class()
-        if gate is not None and _is_encoder_decoder(self.model):
+        if gate is not None and is_encoder_decoder(self.model):
             _refuse_gates_of_one_sequence(gate, config)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         if gate is None:
@@ -216,7 +216,7 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
         repeated = list(adapter_names)
         if isinstance(beams, int) and beams > 1:
             repeated = [name for name in adapter_names for _ in range(beams)]
-        encoder = self._encoder_modules()
+        encoder = encoder_modules(self.model)
         handles = []
         for module in self.modules():
             if isinstance(module, (GateraLayer, AuxiliaryTrainingWrapper)):
@@ -229,12 +229,6 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
         finally:
             for handle in handles:
                 handle.remove()
-
-    def _encoder_modules(self) -> set[int]:
-        if not _is_encoder_decoder(self.model):
-            return set()
-        model: Any = self.model
-        return {id(module) for module in model.get_encoder().modules()}
 
     def _check_adapter_names(self, adapter_names: Any) -> None:
         if self.training:
@@ -254,10 +248,6 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
                 f"adapter_names holds non-existing adapter(s): {', '.join(unknown)}; the model "
                 f"has {', '.join(sorted(known))}, and {BASE} stands for the base model."
             )
-
-
-def _is_encoder_decoder(model: nn.Module) -> bool:
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
 def _refuse_gates_of_one_sequence(gate: type[Gate], config: GateraConfig) -> None:
@@ -303,6 +293,19 @@ def base_model(model: nn.Module) -> nn.Module:
         model = model.base_model
     inner: nn.Module = model.model if isinstance(model, BaseTuner) else model
     return inner
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether the layers of a model see two sequences."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def encoder_modules(model: nn.Module) -> set[int]:
+    """The identities of the modules in the encoder of an encoder-decoder; none in other models."""
+    if not is_encoder_decoder(model):
+        return set()
+    whole: Any = model
+    return {id(module) for module in whole.get_encoder().modules()}
 
 
 def adapted_layers(model: nn.Module) -> list[tuple[str, GateraLayer]]:

@@ -22,7 +22,7 @@ from gatera.adapter.masks import (
     named_arguments,
     real_tokens,
 )
-from gatera.adapter.model import adapted_layers, base_model
+from gatera.adapter.model import adapted_layers, base_model, encoder_modules, is_encoder_decoder
 from gatera.adapter.statistics import GateStatistics
 from gatera.errors import InputError
 
@@ -30,6 +30,17 @@ Key = tuple[str, str]  # name of the layer or block in the base model, name of t
 
 PROMPT, DECODED = "prompt", "decoded"
 PARTS = (PROMPT, DECODED)
+
+_ONE_SIDE = (
+    "give record_gates(model, attention_mask=...) the mask of the tokens that the adapted layers "
+    "see."
+)
+_TWO_SIDES = (
+    "this model is an encoder-decoder, whose layers see the tokens of two sequences. Adapt layers "
+    "that see the same one (such as target_modules=r'encoder\\..*\\.(q|v)', or the decoder's "
+    "without the keys and values of its cross-attention) and give record_gates(model, "
+    "attention_mask=...) its mask; or call the model without masks, where nothing is padded."
+)
 
 
 @contextmanager
@@ -76,7 +87,8 @@ class GateRecorder:
         self._logits: dict[Key, Tensor] = {}
         self._rows: dict[Key, list[int]] = {}
         self._thresholds: dict[Key, float] = {}
-        self._mask: Tensor | None = None
+        self._mask: Tensor | None = attention_mask
+        self._sees_decoder = is_encoder_decoder(self._model) and self._has_gates_outside_encoder()
         self._wants_graph = False
 
     def start(self) -> None:
@@ -206,10 +218,24 @@ class GateRecorder:
         self._passes += 1
         self._wants_graph = torch.is_grad_enabled()
         arguments = named_arguments(module, args, kwargs)
-        mask = real_tokens(arguments) if self._given_mask is None else self._given_mask
+        mask = self._given_mask
+        if mask is None:
+            mask = self._mask_from(arguments)
         cached = cached_tokens(arguments) > 0
         self._mask = mask_of_new_tokens(module, arguments, mask) if cached else mask
         self._part = DECODED if cached and fed_tokens(arguments) == 1 else PROMPT
+
+    def _has_gates_outside_encoder(self) -> bool:
+        """Whether a gate of the token lies outside of the encoder."""
+        encoder = encoder_modules(self._model)
+        outside = [layer for layer in self._layers if id(layer) not in encoder]
+        return any(layer.gate_depends_on_input(name) for layer in outside for name in layer.updates)
+
+    def _mask_from(self, arguments: dict[str, Any]) -> Tensor | None:
+        masks = [arguments.get(name) for name in ("attention_mask", "decoder_attention_mask")]
+        if self._sees_decoder and any(mask is not None for mask in masks):
+            raise InputError(f"which mask is that of the recorded gates is not known: {_TWO_SIDES}")
+        return real_tokens(arguments)
 
     def _grouped(self, tokens: Tensor | None) -> list[tuple[list[Key], Tensor, Tensor | None]]:
         """The last pass's logits, stacked by shape, each group with the values that count.
@@ -244,10 +270,10 @@ class GateRecorder:
                 continue
             chosen = (mask[list(rows)] if rows else mask).to(logits.device) != 0
             if chosen.shape != logits.shape[1:]:
+                advice = _TWO_SIDES if is_encoder_decoder(self._model) else _ONE_SIDE
                 raise InputError(
                     f"{name} covers tokens {tuple(chosen.shape)}, the recorded gates cover "
-                    f"{tuple(logits.shape[1:])}; give record_gates(model, attention_mask=...) the "
-                    "mask of the tokens that the adapted layers see."
+                    f"{tuple(logits.shape[1:])}; {advice}"
                 )
             counted = chosen if counted is None else counted & chosen
         return counted

@@ -11,7 +11,13 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from gatera import GateraConfig, GateStatistics, record_gates
 from gatera.adapter.functional import binary_entropy
@@ -265,6 +271,65 @@ def test_misuse_is_refused(llama: MakeLlama) -> None:
         gates.entropy()
     with pytest.raises(InputError, match=message):
         gates.statistics()
+
+
+def t5() -> T5ForConditionalGeneration:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 31, "d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1, "num_heads": 2}
+    return T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, **sizes))
+
+
+@pytest.mark.parametrize("labels", [3, 5])  # fewer tokens than the encoder's, and as many
+def test_an_encoder_decoder_needs_the_mask_of_the_sequence_that_its_adapters_see(
+    labels: int,
+) -> None:
+    inputs = batch()
+    inputs["input_ids"] %= 31
+    inputs["attention_mask"][0, 3:] = 0
+    ids = inputs["input_ids"][:, :labels].contiguous()
+    real = torch.ones(2, labels)
+    real[1, 2:] = 0
+    both = adapted(t5(), target_modules=["q", "v"])
+    message = (
+        r"is an encoder-decoder, .* the same one .*target_modules=r'encoder.* record_gates\(model"
+    )
+    with pytest.raises(InputError, match=message), record_gates(both):
+        both(**inputs, labels=ids)
+    decoder = adapted(t5(), target_modules=r"decoder\..*SelfAttention\.(q|v)")
+    with pytest.raises(InputError, match=message), record_gates(decoder):
+        decoder(**inputs, labels=ids)
+    with record_gates(decoder, attention_mask=real) as gates:
+        decoder(**inputs, labels=ids)
+    assert gates.statistics() == gates.statistics(tokens=real)
+    assert gates.statistics() != gates.statistics(tokens=real * torch.tensor([[1], [0]]))
+    with record_gates(both, attention_mask=real) as gates:
+        both(**inputs, labels=ids)
+    if labels == 3:
+        with pytest.raises(InputError, match=message):
+            gates.statistics()
+    encoder = adapted(t5(), target_modules=r"encoder\..*\.(q|v)")
+    with record_gates(encoder) as gates:
+        encoder(**inputs, labels=ids)
+    assert gates.statistics() == gates.statistics(tokens=inputs["attention_mask"])
+    with record_gates(both) as gates:
+        both(input_ids=inputs["input_ids"], labels=ids)
+    assert len(gates.statistics()) == 6
+    static = adapted(t5(), gate="static", target_modules=["q", "v"])
+    with record_gates(static) as gates:
+        static(**inputs, labels=ids)
+    assert len(gates.statistics()) == 6
+
+
+def test_an_encoder_that_generate_runs_by_itself_has_the_mask_that_was_given() -> None:
+    inputs = batch(pad_right=2)
+    inputs["input_ids"] %= 31
+    model = adapted(t5(), target_modules=r"encoder\..*\.(q|v)")
+    with record_gates(model) as whole:
+        model(**inputs, labels=inputs["input_ids"])
+    with record_gates(model, attention_mask=inputs["attention_mask"]) as gates:
+        model.generate(**inputs, max_new_tokens=3)
+    for name, values in whole.statistics().items():
+        assert gates.statistics()[name] == pytest.approx(values, rel=1e-5)
 
 
 def test_nothing_is_left_on_the_model(llama: MakeLlama) -> None:
