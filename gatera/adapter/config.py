@@ -86,7 +86,8 @@ class GateraConfig(PeftConfig):  # type: ignore[misc]
         default=None,
         metadata={
             "help": "Scale of an additive update, which is multiplied by alpha/r; None means r, "
-            "a factor of 1. Multiplicative updates have no scale and ignore it."
+            "a factor of 1 (of sqrt(r) with use_rslora). Multiplicative updates have no scale and "
+            "ignore it."
         },
     )
     use_rslora: bool = field(
@@ -175,8 +176,9 @@ class GateraConfig(PeftConfig):  # type: ignore[misc]
     gate_threshold_in_training: bool = field(
         default=False,
         metadata={
-            "help": "Whether gates below gate_threshold are closed in training too. A closed token "
-            "then gives no gradient to the update, nor to its gate."
+            "help": "Whether gates below gate_threshold are closed in training too. The loss of "
+            "the task then gives a closed token's update and gate no gradient; the entropy still "
+            "moves the gate."
         },
     )
     mora_type: str = field(

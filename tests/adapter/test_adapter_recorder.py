@@ -205,6 +205,22 @@ def test_the_entropy_trains_the_gates_and_nothing_else_here(llama: MakeLlama) ->
     torch.testing.assert_close(gate.bias.grad, b.grad)
 
 
+def test_a_gate_that_is_closed_in_training_learns_from_the_entropy_alone() -> None:
+    fields = {"gate_bias": -3.0, "gate_threshold": 0.9, "gate_threshold_in_training": True}
+    model = adapted(nn.Sequential(nn.Linear(7, 5)), target_modules=["0"], **fields).train()
+    gate, x = model.get_base_model()[0].gatera_gate["default"], torch.randn(2, 3, 7)
+    with record_gates(model) as gates:
+        y = model(x)
+    assert gates.overall()["share_skipped"] == 1.0
+    y.square().sum().backward(retain_graph=True)
+    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+    gates.entropy().backward()
+    w = gate.weight.detach().clone().requires_grad_()
+    binary_entropy(x @ w.t() + gate.bias.detach()).mean().backward()
+    assert w.grad.any()
+    torch.testing.assert_close(gate.weight.grad, w.grad)
+
+
 @pytest.mark.parametrize(("bias", "expected"), [(0.0, math.log(2)), (80.0, 0.0), (-80.0, 0.0)])
 @pytest.mark.parametrize("gate", ["token", "static"])
 def test_entropy_is_log_2_at_one_half_and_0_at_the_ends(
