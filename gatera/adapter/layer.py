@@ -424,15 +424,20 @@ def _value_of(gate: Gate, logit: Tensor, threshold: float) -> Gated:
     )
 
 
-def _keep_readable(base_layer: nn.Module) -> None:
+def _keep_readable(base_layer: Any) -> None:
     """Keep bitsandbytes from packing a 4-bit weight for the CPU, which PEFT cannot unpack.
 
     bitsandbytes 0.50 packs it in the first evaluation pass on a processor with AVX512-BF16;
-    dequantizing gives other values from then on, without an error. state_dict() unpacks it.
+    dequantizing gives other values from then on, without an error. state_dict() unpacks it, but
+    leaves scales that were not packed themselves transposed, and in bfloat16.
     """
-    if getattr(base_layer, "support_avx512bf16_for_cpu", False):
-        setattr(base_layer, "support_avx512bf16_for_cpu", False)  # noqa: B010 (not a Tensor)
-        base_layer.state_dict()
+    if not getattr(base_layer, "support_avx512bf16_for_cpu", False):
+        return
+    base_layer.support_avx512bf16_for_cpu = False
+    base_layer.state_dict()
+    state = getattr(base_layer.weight, "quant_state", None)
+    if state is not None and state.absmax.dim() == 2:  # (blocks of a row, out)
+        state.absmax = state.absmax.t().reshape(-1).float()
 
 
 def unmergeable(adapter_name: str, gate: str) -> str:

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gatera import GateraConfig
 
-IN, OUT = 64, 32
+IN, OUT = 128, 32  # a row of two blocks of bitsandbytes
 GATES = ("token", "static", "none", "channel")
 DELTAS = ("hira", "lora", "dora", "mora", "hilora")
 
