@@ -8,6 +8,7 @@ import errno
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -47,6 +48,7 @@ def run_attempt(
     folder: str, trial_json: dict[str, object], attempt: int, worker: Connection, fit: Fit
 ) -> None:
     """Run one attempt of a trial in this process and commit its result, or record why not."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # as the forkserver had it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches our worker, who asks us to end
     threading.Thread(target=_end_with_worker, args=(worker,), daemon=True).start()
     store, trial = Store(Path(folder)), Trial.from_json(trial_json)
@@ -81,7 +83,7 @@ def _redirect_output(attempt_folder: Path) -> None:
     os.close(log)
     temporary = attempt_folder / "tmp"
     temporary.mkdir(exist_ok=True)
-    os.environ["TMPDIR"] = str(temporary)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)  # the module may know another by now
 
 
 def _fit_and_commit(store: Store, trial: Trial, attempt: int, fit: Fit) -> None:

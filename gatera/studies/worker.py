@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -78,20 +80,22 @@ class _Worker:
         self._context.set_forkserver_preload(list(preload))
         self._process: ForkServerProcess | None = None  # of the trial under way
         self._signal: int | None = None  # what asked us to end
+        self._rests = False  # with no trial in our hands
 
     def work(self) -> None:
         self._disown_earlier_claims()
         with self._ending_when_asked():
-            while True:
+            while self._signal is None:
                 trials = self._planned()
                 claimed = self._claim_next(trials)
                 if claimed is not None:
                     self._run(*claimed, trials)
                 elif any(self._may_be_left(trial) for trial in trials):
                     self._declare_stalled(trials)
-                    time.sleep(_IDLE_SECONDS)
+                    self._rest()
                 else:
                     return
+            raise SystemExit(128 + self._signal)
 
     @contextlib.contextmanager
     def _ending_when_asked(self) -> Iterator[None]:
@@ -104,11 +108,24 @@ class _Worker:
                 signal.signal(number, handler)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        """Let the trial under way save a checkpoint, and end; at a second request, at once."""
+        """Let the trial under way save a checkpoint, and end; at a second request, at once.
+
+        Nothing is torn out of our hands: what was claimed is given back with a word about why.
+        """
         again, self._signal = self._signal is not None, number
-        if self._process is None or (again and number == signal.SIGINT):
+        if self._rests or (again and number == signal.SIGINT):
             raise SystemExit(128 + number)
-        self._process.terminate()
+        if self._process is not None:
+            self._process.terminate()
+
+    def _rest(self) -> None:
+        """Wait for others, and end at once when asked meanwhile."""
+        self._rests = True
+        try:
+            if self._signal is None:
+                time.sleep(_IDLE_SECONDS)
+        finally:
+            self._rests = False
 
     def _disown_earlier_claims(self) -> None:
         """Give up what a worker of our name held: a scheduler has started it again, as us."""
@@ -166,18 +183,19 @@ class _Worker:
         ours, theirs = self._context.Pipe()
         arguments = (str(self._store.folder), trial.to_json(), claim.attempt, theirs, self._fit)
         try:
+            start_forkserver()
             process = self._context.Process(target=run_attempt, args=arguments)
             process.start()
             theirs.close()
             self._process = process
+            if self._signal is not None:  # it came while there was no process to tell
+                process.terminate()
             stalled = self._wait(process, (trial.key, claim.attempt), trials)
             self._process = None
         finally:
             ours.close()
         self._conclude(trial, claim.attempt, process.exitcode, stalled)
         claim.release()
-        if self._signal is not None:
-            raise SystemExit(128 + self._signal)
 
     def _wait(
         self, process: ForkServerProcess, own: tuple[str, int], trials: Sequence[Trial]
@@ -205,6 +223,21 @@ class _Worker:
             _write_killed(store, trial, attempt, f"made no progress for {self._timeout:g} s")
         else:
             _write_killed(store, trial, attempt, _end_of(status))
+
+
+def start_forkserver() -> None:
+    """Start what trials' processes come from, where it does not run yet, deaf to SIGTERM.
+
+    Schedulers send SIGTERM to a whole process group. The forkserver would end by it, its trials
+    would look dead, and be ended before they could save a checkpoint. Trials open their ears again
+    in `run_attempt`.
+    """
+    multiprocessing.resource_tracker.ensure_running()  # which unblocks SIGTERM when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def note_lost_attempt(store: Store, trial: Trial) -> None:
