@@ -22,13 +22,18 @@ class Running:
 
 def running(store: Path) -> list[Running]:
     """Return the living workers that a supervisor noted in the store, with their trials."""
+    children = _children()
+    pids = [pid for name in noted(store) if (pid := pid_of(name)) is not None]
+    return [Running(pid, _trial_of(pid, children)) for pid in pids]
+
+
+def noted(store: Path) -> list[str]:
+    """Return the ids of all workers that supervisors noted in the store, alive or not."""
     try:
-        names = json.loads((store / "workers.json").read_text())
+        by_engine = json.loads((store / "workers.json").read_text())
     except (FileNotFoundError, ValueError):
         return []
-    children = _children()
-    pids = [pid for name in names if (pid := pid_of(name)) is not None]
-    return [Running(pid, _trial_of(pid, children)) for pid in pids]
+    return [name for names in by_engine.values() for name in names]
 
 
 def _trial_of(worker: int, children: dict[int, list[int]]) -> int | None:

@@ -21,7 +21,9 @@ _GRACE_SECONDS = 5.0
 class Crew:
     """Keeps workers on one plan and tells the store which of their claims are dead.
 
-    The ids of workers are kept in the store, so that a supervisor that was killed finds them again.
+    The ids of workers are kept in the store, by engine, so that a supervisor that was killed finds
+    them again. Those of another engine or host are left alone: nobody here can say whether they
+    live, and their locks and their progress tell.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class Crew:
         self._watch = StallWatch(store, claim_timeout + _GRACE_SECONDS)
         self._timeout = claim_timeout
         self._path = store.folder / "workers.json"
-        self._ids: list[str] = read_json(self._path) or []
+        self._ids: list[str] = self._all_ids().get(launcher.name, [])
         self._alive = launcher.alive(self._ids)
         self._claims = 0  # made in the plan when workers were last started
         self._fruitless = 0  # workers started since a claim was last made
@@ -101,7 +103,13 @@ class Crew:
         started = self._launcher.start(count, self._command, self._slots.gpus, self._slots.threads)
         self._ids = [*self._ids, *started]
         self._alive |= set(started)
-        write_whole(self._path, json.dumps(self._ids) + "\n")
+        known = self._all_ids() | {self._launcher.name: self._ids}
+        write_whole(self._path, json.dumps(known) + "\n")
+
+    def _all_ids(self) -> dict[str, list[str]]:
+        """Return the ids of all workers that this store had, by engine."""
+        found = read_json(self._path)
+        return found if isinstance(found, dict) else {}
 
     def _raise_where_the_disk_is_full(self, snapshot: Snapshot) -> None:
         """Raise where an attempt, since we began, ended because there was no room."""

@@ -34,8 +34,14 @@ def process_name(pid: int) -> str:
 
 
 def pid_of(name: str) -> int | None:
-    """Return the number of the process called `name` if it runs on this machine, else None."""
-    host, pid, start = name.split("/")
+    """Return the number of the process called `name` if it runs on this machine, else None.
+
+    None too of a name that is no process's, such as that of a scheduler's job.
+    """
+    host, _, rest = name.partition("/")
+    pid, _, start = rest.partition("/")
+    if not pid.isdigit():
+        return None
     running = host == socket.gethostname() and _start_time(int(pid)) == start
     return int(pid) if running else None
 

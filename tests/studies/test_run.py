@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import noted
 
 SHORT = ["--set", "train.max_steps=2", "--set", "eval.limit=2", "--set", "train.batch_size=4"]
+SHORT += ["--set", "train.checkpoint_every=1"]
 RUN = [sys.executable, "-m", "gatera.studies", "run"]
 
 
@@ -134,9 +136,9 @@ def test_what_is_killed_goes_on_and_ends_the_same(finished, tmp_path):
     )
     trials = tmp_path / "gatera-store" / "trials"
     deadline = time.monotonic() + 300
-    while not list(trials.glob("*/claim.1")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    workers = json.loads((tmp_path / "gatera-store" / "workers.json").read_text())
+    while not list(trials.glob("*/attempts/1/checkpoints/*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    workers = noted(tmp_path / "gatera-store")
     process.kill()
     process.wait()
     for worker in workers:
@@ -173,7 +175,7 @@ def test_an_interrupted_run_keeps_everything_and_says_so(tmp_path):
     assert process.returncode == 130
     assert "interrupted; everything finished is kept" in said
     assert "Traceback" not in said
-    for worker in json.loads((store / "workers.json").read_text()):
+    for worker in noted(store):
         assert not Path(f"/proc/{worker.split('/')[1]}").exists()
 
 

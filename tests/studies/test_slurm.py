@@ -89,7 +89,7 @@ class Cluster:
         subprocess.run(["munged", "--force", *files, f"--seed-file={at}/munged.seed"], check=True)
         subprocess.run(["slurmctld", "-f", self.configuration], check=True)
         self.start_node()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while "idle" not in self.ask("sinfo", "--noheader", "--format=%T"):
             assert time.monotonic() < deadline, (at / "slurmctld.log").read_text()[-2000:]
             time.sleep(0.2)
@@ -150,7 +150,9 @@ def started(cluster, tracked, plan, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
     store = tracked
     store.write_plan(plan)
-    run = start_run(store, engine="slurm", steps=20, pause=0.15)
+    # A node whose daemon was killed may be drained since.
+    cluster.ask("scontrol", "update", "NodeName=ALL", "State=resume")
+    run = start_run(store, engine="slurm", steps=20, pause=0.3)
     yield store, run
     with contextlib.suppress(ProcessLookupError):
         os.killpg(run.pid, signal.SIGKILL)
@@ -219,7 +221,8 @@ def test_a_preempted_job_saves_its_trial_and_is_queued_again(cluster, started, p
     ((key, attempt),) = interrupted
     assert store.owner(key, attempt)["worker"] == job
     assert "Restarts=1" in cluster.ask("scontrol", "show", "job", job)
-    assert len(json.loads((store.folder / "workers.json").read_text())) == 2  # and nobody else's
+    workers = json.loads((store.folder / "workers.json").read_text())
+    assert {engine: len(ids) for engine, ids in workers.items()} == {"slurm": 2}  # nobody else's
 
 
 def test_options_are_read_as_sbatch_has_them():

@@ -13,7 +13,7 @@ from gatera.studies.store import Store
 
 
 def test_nothing_is_lost_in_a_kill_storm(plan, tmp_path, database, monkeypatch):
-    monkeypatch.setenv("MADE_UP", json.dumps({"steps": 20, "pause": 0.1, "checkpoint_every": 4}))
+    monkeypatch.setenv("MADE_UP", json.dumps({"steps": 20, "pause": 0.2, "checkpoint_every": 4}))
     paths = [str(Path(__file__).parent.parent), *filter(None, sys.path)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     for name in ("alone", "storm"):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from made_up import CODE, commit_result
 from made_up_work import merit_of, run_here, start_run
+from processes import noted
 from test_schedule import optuna_trials
 
 from gatera.errors import InputError
@@ -398,7 +399,7 @@ def kill_in_the_middle(store):
         time.sleep(0.05)
     process.kill()
     process.communicate()
-    for worker in json.loads((store.folder / "workers.json").read_text()):
+    for worker in noted(store.folder):
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(worker.split("/")[1]), signal.SIGKILL)
 

@@ -14,6 +14,8 @@ from typing import Protocol
 class Launcher(Protocol):
     """What the supervisor needs of an engine."""
 
+    name: str  # of the engine and of where it runs: ids mean something under this name alone
+
     def start(self, count: int, command: list[str], gpus: int, cpus: int) -> list[str]:
         """Start `count` workers with `gpus` and `cpus` each; return their ids."""
         ...

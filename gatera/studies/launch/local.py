@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Collection, Mapping
@@ -25,6 +26,7 @@ class LocalLauncher:
 
     def __init__(self, logs: Path, environment: Mapping[str, str] | None = None) -> None:
         """Keep workers' output under `logs`; `environment` is added to ours."""
+        self.name = f"local@{socket.gethostname()}"
         self._logs = logs
         self._environment = dict(environment or {})
         self._children: list[subprocess.Popen[bytes]] = []
@@ -64,8 +66,10 @@ class LocalLauncher:
     def stop(self, ids: Collection[str]) -> None:
         """Ask the workers to end, and end those that have not after a while.
 
-        Those that still run are ended at once when this is itself interrupted.
+        Those that still run are ended at once when this is itself interrupted. What was started
+        and never told of, since an interrupt came between, is ended too.
         """
+        ids = {*ids, *(process_name(child.pid) for child in self._children)}
         try:
             self._signal(ids, signal.SIGTERM)
             self._wait(ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -89,7 +90,10 @@ class SlurmLauncher:
                 "--launcher slurm finds no sbatch and squeue here; start it on a machine of the "
                 "cluster, or use --launcher local."
             )
+        self.name = "slurm"
         self._logs, self._options = logs, dict(options)
+        # Jobs of one store share a name that no other store's have.
+        self._job_name = f"gatera-{hashlib.sha256(str(logs).encode()).hexdigest()[:8]}"
         self._environment = dict(environment or {})
         self._asked_at = -_ASK_SECONDS
         self._jobs: set[str] = set()
@@ -124,7 +128,7 @@ class SlurmLauncher:
         known = ("time", "partition", "account", "qos", "constraint", "gres", "nodelist", "exclude")
         parameters = {n: v for n, v in given.items() if n in known or n in _NUMBERS}
         other = {n.replace("_", "-"): v or True for n, v in given.items() if n not in parameters}
-        return {"job_name": "gatera", "additional_parameters": other, **parameters}
+        return {"job_name": self._job_name, "additional_parameters": other, **parameters}
 
     def alive(self, ids: Collection[str]) -> set[str]:
         """Return those of `ids` that run or wait in SLURM's queue."""
@@ -138,10 +142,13 @@ class SlurmLauncher:
         return set(ids) & self._jobs
 
     def stop(self, ids: Collection[str]) -> None:
-        """Cancel the jobs and return when they are gone, or after a while."""
-        if not (alive := self.alive(ids)):
-            return
-        subprocess.run(["scancel", *sorted(alive)], capture_output=True, check=False)
+        """Cancel the jobs and return when they are gone, or after a while.
+
+        By their name: one that was submitted and never told of, since an interrupt came between,
+        is cancelled too.
+        """
+        command = ["scancel", "--me", f"--name={self._job_name}"]
+        subprocess.run(command, capture_output=True, check=False)
         deadline = time.monotonic() + 60
         while self.alive(ids) and time.monotonic() < deadline:
             time.sleep(0.5)
