@@ -73,3 +73,12 @@ def _write_temporary(path: Path, text: str) -> str:
             os.unlink(temporary)
         raise
     return temporary
+
+
+def set_aside(path: Path) -> Path:
+    """Move a damaged file beside its place; return where it is now."""
+    number = 1
+    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    os.replace(path, target)
+    return target

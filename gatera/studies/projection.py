@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gatera.reports.write import write_report
 from gatera.studies.gather import gather
@@ -15,6 +16,9 @@ from gatera.studies.plan import TUNING_SUFFIX, Plan
 from gatera.studies.progress import take_snapshot
 from gatera.studies.store import Store
 from gatera.trial import Json
+
+if TYPE_CHECKING:
+    from gatera.studies.tracking import Tracker
 
 _PROJECT_SECONDS = 3.0
 
@@ -31,26 +35,35 @@ class Projector(threading.Thread):
         self._store, self._plan, self._uri = store, plan, uri
         self._max_attempts = max_attempts
         self._stop_event = threading.Event()
+        self._faults: dict[str, str] = {}  # by view, of its last projection
+        self._tracker: Tracker | None = None
         self._files: tuple[Path, ...] = ()
 
     def run(self) -> None:
         """Project every few seconds until told to finish, then once more."""
-        with self._warning("Optuna"):
-            project_optuna(self._store, self._plan, self._max_attempts)
-        with self._warning("MLflow"):
-            from gatera.studies.tracking import Tracker
+        ends = False
+        while True:
+            with self._noting("Optuna"):
+                project_optuna(self._store, self._plan, self._max_attempts)
+            with self._noting("MLflow"):
+                self._project_mlflow(ends=ends)
+            if ends:
+                break
+            ends = self._stop_event.wait(_PROJECT_SECONDS)
+        self.warnings += self._faults.values()
 
+    def _project_mlflow(self, *, ends: bool) -> None:
+        """Bring MLflow up to the store, through a tracker that is made anew after a fault."""
+        from gatera.studies.tracking import Tracker
+
+        tracker, self._tracker = self._tracker, None
+        if tracker is None:
             tracker = Tracker(self._store, self._plan, self._uri, self._max_attempts)
             project_tuning_trials(self._store, self._plan, self._uri, self._max_attempts)
-            while not self._stop_event.wait(_PROJECT_SECONDS):
-                tracker.sync()
-                with self._warning("Optuna"):
-                    project_optuna(self._store, self._plan, self._max_attempts)
-            tracker.sync()
-            if self._files:
-                tracker.log_report(report_artifacts(self._files))
-        with self._warning("Optuna"):
-            project_optuna(self._store, self._plan, self._max_attempts)
+        tracker.sync()
+        if ends and self._files:
+            tracker.log_report(report_artifacts(self._files))
+        self._tracker = tracker
 
     def finish(self, files: tuple[Path, ...] = ()) -> None:
         """Project what is left, put `files` on the parent run, and end."""
@@ -59,15 +72,18 @@ class Projector(threading.Thread):
         self.join()
 
     @contextlib.contextmanager
-    def _warning(self, what: str) -> Iterator[None]:
+    def _noting(self, what: str) -> Iterator[None]:
+        """Note what went wrong in place of what did before; nothing, where it came right."""
         try:
             yield
         except Exception as error:
             text = " ".join(str(error).split())[:300]
-            self.warnings.append(
+            self._faults[what] = (
                 f"{what} is not up to date ({type(error).__name__}: {text}); the store is "
                 "complete, `sync` brings it up to date."
             )
+        else:
+            self._faults.pop(what, None)
 
 
 @contextlib.contextmanager

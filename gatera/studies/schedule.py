@@ -29,6 +29,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from gatera.studies.files import set_aside
 from gatera.studies.plan import Plan
 from gatera.studies.store import Store
 from gatera.studies.tuning import Range
@@ -107,13 +108,28 @@ def _open(store: Store, plans: Sequence[Plan]) -> optuna.Study:
 def _storage(store: Store) -> JournalStorage:
     path = store.folder / "optuna.journal"
     _cut_torn_line(path)
-    backend = JournalFileBackend(str(path), lock_obj=_NoLock())  # type: ignore[arg-type]
-    return JournalStorage(backend)
+
+    def opened() -> JournalStorage:
+        backend = JournalFileBackend(str(path), lock_obj=_NoLock())  # type: ignore[arg-type]
+        return JournalStorage(backend)  # which reads the whole journal
+
+    try:
+        return opened()
+    except Exception:  # a damaged line raises whatever its place leads to
+        if not path.exists():
+            raise
+        set_aside(path)
+        return opened()
 
 
 def _contradicts(study: optuna.Study, store: Store) -> bool:
-    """Return whether a trial was told otherwise than the store now says."""
+    """Return whether a trial was told otherwise than the store now says.
+
+    So is one whose asking was cut short by a kill: it lacks a parameter for good.
+    """
     for trial in study.get_trials(deepcopy=False):
+        if trial.state != TrialState.WAITING and trial.params.keys() != {"variant", "seed"}:
+            return True
         if trial.state == TrialState.PRUNED:  # keeps its last intermediate value
             if store.has_result(trial.user_attrs["key"]):
                 return True

@@ -7,9 +7,12 @@ killed goes on without writing anything twice.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +23,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 
+from gatera.studies.files import set_aside
 from gatera.studies.plan import Plan
 from gatera.studies.store import Store
 from gatera.trial import Json, Trial, TrialResult
@@ -35,24 +39,39 @@ def local_uri(store: Store) -> str:
 
 
 def prepare_database(store: Store) -> None:
-    """Make the store's MLflow database, whole or not at all.
+    """Make the store's MLflow database, whole or not at all; set one that is damaged aside.
 
     The first use of a database runs its migrations for seconds; a process killed meanwhile would
-    leave it broken, so they run on a temporary file.
+    leave it broken, so they run on a temporary file. Whoever is first gives it its name.
 
     Raises:
         RuntimeError: MLflow could not make it.
     """
     path = store.folder / "mlflow.db"
     if path.exists():
-        return
-    temporary = path.with_suffix(".db.tmp")
-    temporary.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{temporary}"]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        raise RuntimeError(f"MLflow could not make {path}: {made.stderr.strip()[-500:]}")
-    temporary.replace(path)
+        if not _is_damaged(path):
+            return
+        set_aside(path)
+    with tempfile.TemporaryDirectory(dir=store.folder, prefix=".mlflow-") as folder:
+        temporary = Path(folder) / path.name
+        command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{temporary}"]
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        if made.returncode != 0:
+            raise RuntimeError(f"MLflow could not make {path}: {made.stderr.strip()[-500:]}")
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+
+
+def _is_damaged(path: Path) -> bool:
+    """Return whether a database is none, or holds nothing of MLflow's."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            database.execute("SELECT version_num FROM alembic_version").fetchall()
+    except sqlite3.OperationalError as error:
+        return "no such table" in str(error)  # else it is locked or away, and not ours to judge
+    except sqlite3.DatabaseError:
+        return True
+    return False
 
 
 class Tracker:
@@ -68,7 +87,9 @@ class Tracker:
         self._client = MlflowClient(tracking_uri=uri or local_uri(store))
         self._experiment = self._find_experiment(local=uri is None)
         self._parent = self._find_parent()
-        self._children = {run.data.tags["gatera.key"]: run for run in self._find_children()}
+        self._children: dict[str, list[Run]] = {}  # by key, the newest last
+        for run in reversed(self._find_children()):
+            self._children.setdefault(run.data.tags["gatera.key"], []).append(run)
         self._last_steps: dict[str, dict[str, int]] = {}  # by run id and metric
         self._read: dict[tuple[str, int], int] = {}  # lines read, by key and attempt
 
@@ -137,11 +158,18 @@ class Tracker:
 
     def _child(self, trial: Trial, result: TrialResult | None) -> Run:
         """Return the run of a trial, made where there is none for the code of its result."""
-        run = self._children.get(trial.key)
-        code = result.provenance["code_sha256"][:16] if result is not None else None
-        if run is None or (code and run.data.tags.get("gatera.code", code) != code):
-            run = self._children[trial.key] = self._create_child(trial)
-        return run
+        runs = self._children.setdefault(trial.key, [])
+        if result is not None:
+            code = result.provenance["code_sha256"][:16]
+            fitting = [run for run in runs if run.data.tags.get("gatera.code", code) == code]
+        else:
+            fitting = runs
+        if not fitting:
+            runs.append(self._create_child(trial))
+            return runs[-1]
+        if not fitting[-1].data.params:  # its maker was killed before it came to them
+            self._log_settings(trial, fitting[-1])
+        return fitting[-1]
 
     def _create_child(self, trial: Trial) -> Run:
         tags = {
@@ -158,10 +186,13 @@ class Tracker:
             tags=tags,
             run_name=name,
         )
+        self._log_settings(trial, run)
+        return run
+
+    def _log_settings(self, trial: Trial, run: Run) -> None:
         params = [Param(key, str(value)[:500]) for key, value in flatten(trial.config)]
         params.append(Param("seed", str(trial.seed)))
         self._client.log_batch(run.info.run_id, params=params)
-        return run
 
     # Points
 
@@ -201,7 +232,12 @@ class Tracker:
             },
         }
         last = max(self._last_steps.get(run.info.run_id, {}).values(), default=0)
-        metrics = [Metric(name, float(value), _now(), last) for name, value in numbers.items()]
+        there = run.data.metrics  # all of them, where the one who logged them was killed then
+        metrics = [
+            Metric(name, float(value), _now(), last)
+            for name, value in numbers.items()
+            if name not in there or name in _LIVE
+        ]
         tags = [
             RunTag("gatera.code", str(result.provenance["code_sha256"])[:16]),
             RunTag("gatera.attempt", str(result.attempt)),
@@ -217,11 +253,15 @@ class Tracker:
 
     def _end(self, trial: Trial, run: Run, status: str, end_time: int) -> None:
         self._client.set_terminated(run.info.run_id, status=status, end_time=end_time)
-        self._children[trial.key] = self._client.get_run(run.info.run_id)
+        self._refresh(trial, run)
 
     def _set_status(self, trial: Trial, run: Run, status: str) -> None:
         self._client.update_run(run.info.run_id, status=status)
-        self._children[trial.key] = self._client.get_run(run.info.run_id)
+        self._refresh(trial, run)
+
+    def _refresh(self, trial: Trial, run: Run) -> None:
+        runs = self._children[trial.key]
+        runs[runs.index(run)] = self._client.get_run(run.info.run_id)
 
 
 def flatten(config: Mapping[str, Json]) -> Iterator[tuple[str, Json]]:

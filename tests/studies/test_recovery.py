@@ -14,8 +14,10 @@ from mlflow.tracking import MlflowClient
 from test_schedule import optuna_trials
 
 from gatera.errors import InputError
+from gatera.studies import schedule, tracking
 from gatera.studies.crew import Crew
 from gatera.studies.launch import Slots, choose
+from gatera.studies.launch.local import LocalLauncher
 from gatera.studies.progress import failure_lines, take_snapshot
 
 
@@ -128,10 +130,26 @@ def test_both_views_are_rebuilt_equal_from_the_store(run, store, plan, tmp_path)
     assert content(store, plan, tmp_path / "after.db") == before
 
 
+def test_damaged_views_are_set_aside_and_made_again(tracked, plan, tmp_path):
+    commit_result(tracked, plan.trials[0], 0.5)
+    schedule.sync(tracked, [plan])
+    journal, database = (tracked.folder / name for name in ("optuna.journal", "mlflow.db"))
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([lines[0], lines[1][:20], *lines[2:]]) + "\n")
+    database.write_bytes(b"no database at all" * 100)
+    schedule.sync(tracked, [plan])
+    tracking.Tracker(tracked, plan, None).sync()
+    assert [t.user_attrs["key"] for t in optuna_trials(tracked)] == [t.key for t in plan.trials]
+    assert len(content(tracked, plan, tmp_path / "copy.db")[0]) == 2
+    for path in (journal, database):
+        assert path.with_name(f"{path.name}.damaged-1").exists()
+
+
 class StandIn:
     """A launcher whose workers do what a test says."""
 
-    def __init__(self, alive=()):
+    def __init__(self, alive=(), name="stand-in@here"):
+        self.name = name
         self.running = set(alive)
         self.started = []
 
@@ -196,6 +214,33 @@ def test_the_claim_of_a_worker_that_its_launcher_lost_is_dead(store, plan):
     assert dead == {"reason": "its worker w0 is gone"}
     for claim in claims:
         claim.release()
+
+
+def test_workers_of_another_engine_or_host_are_left_alone(store, plan):
+    elsewhere = StandIn(name="slurm")
+    crew = crew_of(store, plan, elsewhere, workers=1)
+    tend(crew, store, plan)
+    claim = store.claim(plan.trials[0].key, {"worker": "w0"})
+    here = StandIn()
+    tend(crew_of(store, plan, here, workers=1), store, plan)
+    assert store.is_running(plan.trials[0].key)
+    assert here.started == ["w0"]
+    noted = json.loads((store.folder / "workers.json").read_text())
+    assert noted == {"slurm": ["w0"], "stand-in@here": ["w0"]}
+    claim.release()
+
+
+def test_an_id_that_is_no_process_of_this_machine_is_not_alive(tmp_path):
+    launcher = LocalLauncher(tmp_path)
+    assert launcher.alive(["123_0", "elsewhere/77/123", "no/pid/at/all"]) == set()
+
+
+def test_a_worker_that_was_started_and_not_noted_is_stopped_too(tmp_path):
+    launcher = LocalLauncher(tmp_path)
+    (worker,) = launcher.start(1, [sys.executable, "-c", "import time; time.sleep(600)"], 0, 1)
+    assert launcher.alive([worker]) == {worker}
+    launcher.stop([])  # an interrupt came before its id was known to anybody
+    assert launcher.alive([worker]) == set()
 
 
 def test_no_more_workers_than_trials_are_started(store, plan):

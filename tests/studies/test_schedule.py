@@ -64,6 +64,18 @@ def test_a_new_variant_joins_the_study(store, plan):
     assert len(optuna_trials(store)) == 11
 
 
+def test_asking_that_was_cut_short_anywhere_is_made_good(store, plan):
+    few = dataclasses.replace(plan, trials=plan.trials[:2])
+    schedule.sync(store, [few])
+    journal = store.folder / "optuna.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for kept in range(1, len(lines)):
+        journal.write_bytes(b"".join(lines[:kept]))
+        schedule.sync(store, [few])
+        found = [(t.params, t.user_attrs["key"]) for t in optuna_trials(store)]
+        assert found == [({"variant": t.variant, "seed": t.seed}, t.key) for t in few.trials]
+
+
 def test_a_torn_journal_is_read_again(store, plan):
     schedule.sync(store, [plan])
     journal = store.folder / "optuna.journal"

@@ -1,7 +1,9 @@
 """MLflow against a store with made-up results; one database for the module, as it takes seconds."""
 
 import json
+import threading
 
+import pytest
 from made_up import commit_result
 from mlflow.tracking import MlflowClient
 from test_schedule import optuna_trials
@@ -136,9 +138,56 @@ def test_the_report_and_the_predictions_are_artifacts(tracked, plan, tmp_path):
     assert list(artifacts.rglob("made_up.tiny.md"))
 
 
-def test_a_database_that_was_not_finished_is_made_again(store):
-    (store.folder / "mlflow.db.tmp").write_bytes(b"half")
-    tracking.prepare_database(store)
+def test_two_makers_of_the_database_do_not_meet(store):
+    makers = [threading.Thread(target=tracking.prepare_database, args=(store,)) for _ in range(2)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join()
     client = MlflowClient(tracking_uri=tracking.local_uri(store))
     assert client.search_experiments()
-    assert not (store.folder / "mlflow.db.tmp").exists()
+    assert not list(store.folder.glob(".mlflow-*"))
+
+
+def test_a_result_of_other_code_is_one_more_run_however_often_it_starts_again(tracked, plan):
+    trial = plan.trials_of("gatera")[0]
+    commit_result(tracked, trial, 0.5)
+    tracking.Tracker(tracked, plan, None).sync()
+    tracked.retire_result(trial.key, "older")
+    commit_result(tracked, trial, 0.75, code_sha256="d" * 64)
+    for _ in range(3):
+        tracking.Tracker(tracked, plan, None).sync()
+    _, _, children = runs_of(tracked, plan)
+    found = {c.data.tags["gatera.code"][0]: c.data.metrics["test/accuracy"] for c in children}
+    assert len(children) == 2
+    assert found == {"c": 0.5, "d": 0.75}
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("call", ["log_batch", "set_terminated"])
+def test_a_run_that_was_cut_short_is_completed_and_nothing_stands_twice(
+    tracked, plan, monkeypatch, call
+):
+    trial = plan.trials_of("gatera")[0]
+    claim = tracked.claim(trial.key, {})
+    if call == "set_terminated":
+        tracking.Tracker(tracked, plan, None).sync()
+    claim.release()
+    commit_result(tracked, trial, 0.5)
+
+    def die(*arguments, **options):
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, call, die)
+        with pytest.raises(KilledError):
+            tracking.Tracker(tracked, plan, None).sync()
+    tracking.Tracker(tracked, plan, None).sync()
+    client, _, (child,) = runs_of(tracked, plan)
+    assert child.data.params["adapter.gate"] == "token"
+    assert child.info.status == "FINISHED"
+    history = client.get_metric_history(child.info.run_id, "test/accuracy")
+    assert [point.value for point in history] == [0.5]
