@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gatera.studies.locks import is_locked
 from gatera.studies.store import Store
 from gatera.training.files import (
     ADAPTER_FOLDER,
@@ -17,6 +20,7 @@ from gatera.training.files import (
 from gatera.trial import TrialResult
 
 _TEMPORARY = "tmp"
+_YOUNG_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,12 @@ def removable(store: Store) -> list[Removal]:
     found: list[Removal] = []
     for folder in sorted((store.folder / "trials").iterdir()):
         result = store.result(folder.name)
-        for attempt in sorted((folder / "attempts").glob("*")):
+        for attempt in sorted((folder / "attempts").glob("[0-9]*")):
             if not store.is_held(folder.name, int(attempt.name)):
                 found += _of_attempt(attempt, result)
         if not store.is_running(folder.name):
-            found += [_removal(path, "left by a killed process") for path in folder.glob(".*")]
+            left = (path for path in folder.glob(".*") if _is_abandoned(path))
+            found += [_removal(path, "left by a killed process") for path in left]
     return found
 
 
@@ -55,6 +60,13 @@ def _of_attempt(attempt: Path, result: TrialResult | None) -> Iterator[Removal]:
     for name, reason in names.items():
         if (attempt / name).exists():
             yield _removal(attempt / name, reason)
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Return whether nobody may be about to give a temporary file its name."""
+    with contextlib.suppress(FileNotFoundError):
+        return not is_locked(path) and time.time() - path.stat().st_mtime > _YOUNG_SECONDS
+    return False
 
 
 def _removal(path: Path, reason: str) -> Removal:

@@ -11,7 +11,9 @@ from gatera.studies.store import Store
 from gatera.training.files import METRICS_FILE
 
 LOOK_SECONDS = 1.0  # between two looks at the same claims
-_LONGEST_GAP = 5.0  # seconds between two looks that count: in a longer gap we stood still ourselves
+# Seconds between two looks that count, and their share of the time-out: in a longer gap we stood
+# still ourselves.
+_LONGEST_GAP, _GAP_SHARE = 5.0, 0.25
 
 
 @dataclass
@@ -32,6 +34,7 @@ class StallWatch:
     ) -> None:
         """Call a claim stalled after `timeout` seconds of `clock` without progress."""
         self._store, self._timeout, self._clock = store, timeout, clock
+        self._longest_gap = min(_LONGEST_GAP, _GAP_SHARE * timeout)
         self._watched: dict[str, _Watched] = {}  # by key
         self._looked_at: float | None = None
         self._now = 0.0
@@ -43,7 +46,7 @@ class StallWatch:
             passed = now - self._looked_at
             if 0 <= passed < LOOK_SECONDS:
                 return []
-            self._now += min(max(0.0, passed), _LONGEST_GAP)
+            self._now += min(max(0.0, passed), self._longest_gap)
         self._looked_at = now
         return [found for key in keys if (found := self._look(key)) is not None]
 

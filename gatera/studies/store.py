@@ -105,14 +105,17 @@ class Store:
                 f"the store at {folder} has format {found}, this gatera reads format {FORMAT}; "
                 "name another folder with --store, or use the version of gatera that made it."
             )
+        if create:
+            for name in ("plans", "trials"):
+                (self.folder / name).mkdir(exist_ok=True)
 
     def _create(self, marker: Path) -> None:
-        if self.folder.is_dir() and any(self.folder.iterdir()):
+        """Make the marker; what a killed process left of it is no hindrance."""
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        if any(not path.name.startswith(f".{marker.name}-") for path in found):
             raise InputError(
                 f"{self.folder} is not empty and holds no store; name another folder with --store."
             )
-        for name in ("plans", "trials"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
         write_whole(marker, json.dumps({"format": FORMAT}) + "\n")
 
     # Plans

@@ -31,6 +31,15 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_store_that_was_killed_while_it_was_made_is_gone_on_with(tmp_path):
+    (tmp_path / ".format.json-x7").write_text('{"for')
+    store = Store(tmp_path, create=True)
+    assert store.stems() == []
+    (tmp_path / "trials").rmdir()  # killed a moment later
+    Store(tmp_path, create=True)
+    assert (tmp_path / "trials").is_dir()
+
+
 def test_a_missing_store_says_how_one_is_made(tmp_path):
     with pytest.raises(InputError, match="`run` makes one"):
         Store(tmp_path / "none")
