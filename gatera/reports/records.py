@@ -42,6 +42,7 @@ class TrialRecord:
     result: TrialResult | None  # None unless done
     reason: str | None = None  # why there is no result, where it failed
     failure_kind: str | None = None  # out_of_memory, not_finite, killed or bug
+    last_lines: tuple[str, ...] = ()  # of the log of an attempt that failed, without local paths
     answers: Mapping[str, Mapping[int, bool]] | None = None  # task -> item -> whether right
     curves: Curves = Curves()
 

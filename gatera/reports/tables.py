@@ -353,7 +353,8 @@ def _notes(row: RowRecord, comparison: Comparison | None, reference: str) -> tup
     for trial in row.trials:
         if trial.result is None:
             why = f": {trial.reason}" if trial.reason else ""
-            notes.append(f"{row.variant}, seed {trial.seed}: {_STATES[trial.state]}{why}")
+            log = f" (its log ends: {' / '.join(trial.last_lines)})" if trial.last_lines else ""
+            notes.append(f"{row.variant}, seed {trial.seed}: {_STATES[trial.state]}{why}{log}")
     if comparison is not None and set(comparison.seeds) != {t.seed for t in row.trials}:
         seeds = ", ".join(map(str, comparison.seeds))
         notes.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from gatera.reports.records import (
@@ -15,6 +16,10 @@ from gatera.studies.plan import TUNING_SUFFIX, Plan
 from gatera.studies.progress import Snapshot, take_snapshot
 from gatera.studies.store import Failure, Store
 from gatera.trial import Json, Trial, TrialResult
+
+_LAST_LINES, _LINE = 3, 160  # of a log, in a footnote; characters of each
+# An absolute path, quoted or not, up to the file's own name.
+_FOLDERS = re.compile(r"""(?<=")/[^"]*/|(?<=')/[^']*/|(?<![\w.:/])/(?:[^/\s"']+/)*""")
 
 
 def gather(
@@ -115,10 +120,20 @@ def _tuning_notes(store: Store, plan: Plan, code_sha256: str) -> list[str]:
 def _reason(store: Store, trial: Trial, failure: Failure | None) -> str | None:
     """Return why a trial has no result, without a path of this machine."""
     if failure is not None:
-        return failure.message
+        return _without_folders(failure.message)
     if store.damage(trial.key):
         return "its result or its predictions changed since they were written; `run` runs it again"
     return None
+
+
+def _last_lines(failure: Failure) -> tuple[str, ...]:
+    lines = (" ".join(line.split()) for line in failure.log_tail.splitlines())
+    return tuple(_without_folders(line)[:_LINE] for line in lines if line)[-_LAST_LINES:]
+
+
+def _without_folders(text: str) -> str:
+    """Return a text with the names of files alone, without where they lie on this machine."""
+    return _FOLDERS.sub("", text)
 
 
 def _trial_record(store: Store, trial: Trial, snapshot: Snapshot) -> TrialRecord:
@@ -131,6 +146,7 @@ def _trial_record(store: Store, trial: Trial, snapshot: Snapshot) -> TrialRecord
             None,
             reason=_reason(store, trial, failure),
             failure_kind=None if failure is None else failure.kind,
+            last_lines=() if failure is None else _last_lines(failure),
         )
     result = store.result(trial.key)
     assert result is not None

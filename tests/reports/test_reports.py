@@ -174,12 +174,14 @@ def test_a_missing_trial_is_a_dash_with_its_reason(store, plan):
     trial = plan.trials_of("hira")[0]
     for attempt in (1, 2):
         store.claim(trial.key, {}).release()
-        store.write_failure(trial.key, Failure(attempt, "bug", "hira, seed 0: it broke", ""))
+        log = 'File "/home/me/my work/model.py", line 3\n\nValueError: it broke\n'
+        store.write_failure(trial.key, Failure(attempt, "bug", "hira, seed 0: it broke", log))
     commit_result(store, plan.trials_of("gatera")[0], 0.5)
     text = markdown(build_table(gather(store, plan, code_sha256=CODE)))
     line = next(line for line in text.splitlines() if line.startswith("| hira |"))
     assert line.startswith("| hira | 0/3 | — | — |")
-    assert "- hira, seed 0: failed: hira, seed 0: it broke" in text
+    ends = 'its log ends: File "model.py", line 3 / ValueError: it broke'
+    assert f"- hira, seed 0: failed: hira, seed 0: it broke ({ends})" in text
     assert "- hira, seed 1: has not run" in text
     typeset = latex(build_table(gather(store, plan, code_sha256=CODE)))
     assert r"{\footnotesize hira, seed 1: has not run.\par}" in typeset
