@@ -15,6 +15,7 @@ from peft import PeftConfig
 
 from gatera.adapter.deltas import DELTAS, MORA_TYPES, Delta
 from gatera.adapter.gates import GATES, Gate
+from gatera.adapter.loading import check_weights_file
 from gatera.adapter.own import look_up
 from gatera.adapter.sharing import SHARINGS
 from gatera.errors import InputError
@@ -274,6 +275,21 @@ class GateraConfig(PeftConfig):  # type: ignore[misc]
             return 1.0
         alpha = r if alpha is None else alpha
         return float(alpha / r**0.5 if self.use_rslora else alpha / r)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any
+    ) -> GateraConfig:
+        """Read a saved configuration.
+
+        Raises:
+            InputError: the weights beside it are damaged.
+        """
+        config: GateraConfig = super().from_pretrained(
+            pretrained_model_name_or_path, subfolder=subfolder, **kwargs
+        )
+        check_weights_file(Path(pretrained_model_name_or_path, subfolder or ""))
+        return config
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write the configuration, and name the import that loading needs in the model card."""
