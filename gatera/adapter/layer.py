@@ -345,10 +345,24 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
             place = shared.block.name
             logit, fresh = shared.block.logit(adapter_name, gate, self.forward_pass)
             logit = logit if rows is None else logit[rows]
+            self._check_tokens(place, logit, x)
         threshold = self._threshold(adapter_name)
         if self.recorder is not None and fresh:
             self.recorder.record(place, adapter_name, gate, logit, rows, threshold)
         return _value_of(gate, logit, threshold)
+
+    def _check_tokens(self, place: str, logit: Tensor, x: Tensor) -> None:
+        """Refuse a shared gate for a layer that sees other tokens than its block.
+
+        Raises:
+            InputError: the layer reads another sequence, as in cross-attention.
+        """
+        if logit.shape[:-1] != x.shape[:-1]:
+            raise InputError(
+                f"{self.name} sees tokens {tuple(x.shape[:-1])}, the gate that it shares with "
+                f"{place} was computed from that block's {tuple(logit.shape[:-1])}; leave the "
+                "layer out by exclude_modules, or use gate_sharing='module'."
+            )
 
     def _evaluates(self) -> bool:
         """Whether products are worth keeping: no graph, no training, a weight that stays put."""

@@ -100,3 +100,33 @@ def test_gates_of_channels_are_not_shared() -> None:
 def test_wrong_settings_of_gates_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         GateraConfig(**fields)
+
+
+class Crossing(nn.Module):
+    """Blocks whose second layer reads another sequence than the block does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = nn.ModuleDict({"up": nn.Linear(5, 5), "cross": nn.Linear(5, 5)})
+        self.layers = nn.ModuleList([CrossingBlock(block)])
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return self.layers[0](x, other)
+
+
+class CrossingBlock(nn.Module):
+    def __init__(self, parts: nn.ModuleDict) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return self.parts["up"](x) + self.parts["cross"](other).mean(1, keepdim=True)
+
+
+def test_a_layer_that_sees_other_tokens_than_its_block_is_refused_where_it_runs() -> None:
+    shared = GateraConfig(r=2, gate_sharing="block", target_modules=["up", "cross"])
+    model = get_peft_model(Crossing(), shared)
+    x, other = torch.randn(2, 3, 5), torch.randn(2, 7, 5)
+    with pytest.raises(InputError, match=r"cross sees tokens \(2, 7\), .* block's \(2, 3\); leave"):
+        model(x, other)
+    assert model(x, torch.randn(2, 3, 5)).shape == (2, 3, 5)
