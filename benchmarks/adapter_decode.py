@@ -32,6 +32,7 @@ from adapted_blocks import (
 from measuring import (
     REPORT,
     interleaved_seconds,
+    kind,
     machine,
     progress,
     ratios,
@@ -154,7 +155,7 @@ def render(decoding: Sequence[Record], skipping: Sequence[Record], size: Size, w
     """The report's section, from what was measured."""
     shape = f"{size.hidden} → {size.intermediate}"
     parts = [
-        f"## Evaluation\n\nMedians with quartiles in brackets, r = {RANK}; methods take turns in "
+        f"\nMedians with quartiles in brackets, r = {RANK}; methods take turns in "
         "every round, and a ratio is the median of the rounds' own ratios. The types are those of "
         f"the section on training.\n\nMeasured on: {where}\n",
         f"\n### Decoding one token, {shape}\n\n"
@@ -227,9 +228,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         decoding += measure_decoding(size, dtype, given.repetitions, given.device)
         progress(f"{dtype}: {given.tokens} tokens with closed gates, {rounds} rounds")
         skipping += measure_skipping(size, given.tokens, dtype, rounds, given.device)
-    text = render(decoding, skipping, size, machine(given.device))
+    where = kind(given.device)
+    measured = render(decoding, skipping, size, machine(given.device))
+    text = f"## Evaluation: {where}\n{measured}"
     print(text)
-    write_section(given.report, f"adapter_decode {given.device.type}", text)
+    write_section(given.report, f"adapter_decode {where}", text)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from adapted_blocks import (
 from measuring import (
     REPORT,
     interleaved_seconds,
+    kind,
     machine,
     peak_bytes,
     progress,
@@ -66,8 +67,7 @@ TARGETS = {
 }
 MOST_BYTES = 1.05  # token+hira's bytes kept, as a multiple of PEFT LoRA's
 
-HOW = f"""## One training step
-
+HOW = f"""
 Forward and backward pass of a block's up and down projection together, r = {RANK}, the inputs
 needing gradients; milliseconds, medians over rounds with quartiles in brackets. Every round runs
 each method once, in a turning order, and a ratio is the median of the rounds' own ratios. *Kept*:
@@ -271,9 +271,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for dtype in given.dtypes:
             progress(f"{size}, {dtype}: {len(methods)} methods, {repetitions} rounds")
             records += measure(size, dtype, methods, repetitions, given.device)
-    text = render(records, machine(given.device))
+    where = kind(given.device)
+    measured = render(records, machine(given.device))
+    text = f"## One training step: {where}\n{measured}"
     print(text)
-    write_section(given.report, f"adapter_step {given.device.type}", text)
+    write_section(given.report, f"adapter_step {where}", text)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,13 @@ def machine(device: torch.device) -> str:
     )
 
 
+def kind(device: torch.device) -> str:
+    """The kind of machine that a section is of: matrix units change what a product costs."""
+    if device.type == "cuda":
+        return "CUDA"
+    return "CPU with AMX" if "amx_bf16" in _processor() else "CPU without AMX"
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []

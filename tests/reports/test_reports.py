@@ -134,6 +134,42 @@ def test_every_number_of_the_table_is_that_of_the_other_forms(record):
         assert cells[6 + tasks] == published
 
 
+def section_of(text, title):
+    """Return the table of a section by its first column, each line by its header."""
+    lines = text.partition(f"## {title}\n")[2].partition("\n## ")[0].splitlines()
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+    header, _, *found = rows
+    return {row[0]: dict(zip(header, row, strict=True)) for row in found}
+
+
+def test_the_numbers_of_every_section_are_those_of_the_other_forms(record):
+    table = build_table(dataclasses.replace(record, published="gatera_table5"))
+    text = markdown(table)
+    gates, paper = section_of(text, "Gates"), section_of(text, "Against the paper")
+    flat = {row["variant"]: row for row in csv.DictReader(io.StringIO(csv_text(table)))}
+    assert set(gates) == {"static_gate", "gatera"}
+    for row in json_rows(table)[1:]:
+        name, csv_row, known = row["variant"], flat[row["variant"]], row["published_comparison"]
+        if name in gates:
+            overall = row["gates"]["overall"]
+            assert gates[name]["below 0.1"] == f"{100 * overall['share_below_0.1']:.2f}"
+            assert gates[name]["entropy"] == f"{overall['entropy']:.3f}"
+            assert float(csv_row["gates.overall.entropy"]) == overall["entropy"]
+        shown = paper[name]
+        assert shown["published (LLaMA-3-8B)"] == f"{100 * row['published']:.2f}"
+        assert shown["measured"] == f"{100 * row['average']:.2f}"
+        assert shown["difference"] == f"{100 * known['difference']:+.2f}"
+        assert float(csv_row["published_comparison.difference"]) == known["difference"]
+        step = known["step"]
+        assert shown["published step to gatera"] == ("—" if step is None else f"{100 * step:+.2f}")
+        assert shown["trainable, ours"] == f"{100 * row['trainable_share']:.4f} %"
+        by_seed = row["average_by_seed"]
+        assert list(by_seed) == ["seed0", "seed1", "seed2"]
+        for seed, score in by_seed.items():
+            assert float(csv_row[f"average_by_seed.{seed}"]) == score
+        assert sum(by_seed.values()) / 3 == pytest.approx(row["average"])
+
+
 def test_all_forms_hold_the_same_numbers(record):
     table = build_table(record)
     rows = json_rows(table)
