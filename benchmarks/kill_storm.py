@@ -24,6 +24,7 @@ from pathlib import Path
 
 from machine import busy, describe_machine
 from processes import Running, running, send
+from views import differences_to_rebuilt
 
 from gatera.studies.store import Store
 
@@ -295,6 +296,7 @@ def _report(
 ) -> tuple[str, bool]:
     stores = [folder / name / "store" for name in ("alone", "storm")]
     found = differences(folder / "alone", folder / "storm")
+    views = differences_to_rebuilt(stores[1], folder)
     planned = len(list((stores[0] / "trials").iterdir()))
     results, children, told = run_counts(stores[1])
     redone = steps_redone(stores[1])
@@ -306,6 +308,7 @@ def _report(
         "every trial has one result, one MLflow run and one Optuna trial": (
             results == children == told == planned
         ),
+        "both views equal those that `sync` makes anew of the store": not views,
         f"at most one checkpoint interval ({EVERY} steps) redone for each kill": longest <= EVERY,
         "at least 40 % of the kills hit a trial in training": (
             record.in_training >= 0.4 * storm.kills
@@ -342,7 +345,7 @@ def _report(
         "| --- | ---: |",
         *(f"| {name} | {value} |" for name, value in rows),
         "",
-        *(f"- {each}" for each in found),
+        *(f"- {each}" for each in (*found, *views)),
         f"Measured on {describe_machine()}; {load} at the start. "
         "Made by `python benchmarks/kill_storm.py`.",
         "",

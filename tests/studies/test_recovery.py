@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import pytest
 from made_up import CODE, commit_result
 from made_up_work import run_here
-from mlflow.tracking import MlflowClient
 from test_schedule import optuna_trials
+from views import content
 
 from gatera.errors import InputError
 from gatera.studies import schedule, tracking
@@ -79,37 +78,9 @@ def test_a_damaged_result_runs_again_and_a_late_other_one_is_named(run, store, p
     assert "attempt 1 ended late with another result" in again.warnings[1]
 
 
-def content(store, plan, copy):
-    """Return what Optuna and MLflow say of the study, without their own numbers and times."""
-    shutil.copy(store.folder / "mlflow.db", copy)  # MLflow keeps a database open, deleted or not
-    client = MlflowClient(tracking_uri=f"sqlite:///{copy}")
-    experiment = client.get_experiment_by_name(plan.study)
-    runs = client.search_runs([experiment.experiment_id])
-    names = {run.info.run_id: run.info.run_name for run in runs}
-    mlflow = {}
-    for run in runs:
-        tags = {k: v for k, v in run.data.tags.items() if k.startswith("gatera.")}
-        histories = {
-            name: sorted(
-                (point.step, point.value)
-                for point in client.get_metric_history(run.info.run_id, name)
-            )
-            for name in run.data.metrics
-        }
-        artifacts = sorted(item.path for item in client.list_artifacts(run.info.run_id))
-        parent = names.get(run.data.tags.get("mlflow.parentRunId", ""))
-        described = (parent, run.info.status, tags, run.data.params, histories, artifacts)
-        mlflow[run.info.run_name] = described
-    trials = [
-        (t.params, t.value, t.state, t.user_attrs, t.intermediate_values)
-        for t in optuna_trials(store)
-    ]
-    return mlflow, trials
-
-
 def test_both_views_are_rebuilt_equal_from_the_store(run, store, plan, tmp_path):
     run({"broken_variant": "static_gate", "repaired": str(tmp_path / "no")})
-    before = content(store, plan, tmp_path / "before.db")
+    before = content(store.folder, tmp_path / "before.db")
     mlflow, optuna = before
     assert len(mlflow) == len(plan.trials) + 1
     assert mlflow["hira/seed0"][1] == "FINISHED"
@@ -127,7 +98,7 @@ def test_both_views_are_rebuilt_equal_from_the_store(run, store, plan, tmp_path)
         check=False,
     )
     assert done.stdout == "made_up.tiny: 10 trials\n", done.stderr
-    assert content(store, plan, tmp_path / "after.db") == before
+    assert content(store.folder, tmp_path / "after.db") == before
 
 
 def test_damaged_views_are_set_aside_and_made_again(tracked, plan, tmp_path):
@@ -140,7 +111,7 @@ def test_damaged_views_are_set_aside_and_made_again(tracked, plan, tmp_path):
     schedule.sync(tracked, [plan])
     tracking.Tracker(tracked, plan, None).sync()
     assert [t.user_attrs["key"] for t in optuna_trials(tracked)] == [t.key for t in plan.trials]
-    assert len(content(tracked, plan, tmp_path / "copy.db")[0]) == 2
+    assert len(content(tracked.folder, tmp_path / "copy.db")[0]) == 2
     for path in (journal, database):
         assert path.with_name(f"{path.name}.damaged-1").exists()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import kill_storm
 import overhead
+from views import differences_to_rebuilt
 
 from gatera.studies.store import Store
 
@@ -29,6 +30,7 @@ def test_nothing_is_lost_in_a_kill_storm(plan, tmp_path, database, monkeypatch):
     record = kill_storm.run_in_storm(storm, tmp_path / "storm")
     assert kill_storm.differences(tmp_path / "alone", tmp_path / "storm") == []
     assert kill_storm.run_counts(tmp_path / "storm" / "store") == (10, 10, 10)
+    assert differences_to_rebuilt(tmp_path / "storm" / "store", tmp_path) == []
     redone = kill_storm.steps_redone(tmp_path / "storm" / "store")
     assert redone
     assert max(redone) <= 4
