@@ -72,9 +72,9 @@ class Crew:
         if (missing := wanted - len(self._alive - hanging)) > 0:
             self._start(missing, sum(status.attempt for status in snapshot.statuses.values()))
 
-    def stop(self) -> None:
-        """End all workers."""
-        self._launcher.stop(self._ids)
+    def stop(self, at_once: bool = False) -> None:
+        """End all workers; `at_once`: without time to save."""
+        self._launcher.stop(self._ids, at_once=at_once)
 
     def _declare_dead(self, trials: list[Trial]) -> set[str]:
         """Declare claims dead whose worker is gone or hangs; return the workers that hang."""

@@ -18,7 +18,7 @@ from gatera.reports.write import WrittenReport, write_report
 from gatera.studies.crew import Crew
 from gatera.studies.files import read_json
 from gatera.studies.gather import gather
-from gatera.studies.interrupts import interruptible
+from gatera.studies.interrupts import Interrupts, interruptible
 from gatera.studies.launch import Launcher, Slots
 from gatera.studies.locks import try_lock
 from gatera.studies.owner import owner_of_this_process, worker_name
@@ -81,7 +81,7 @@ def run(
     """
 
     with supervising(store), interruptible() as interrupts:
-        party = _Party(store, options, launcher, slots, code_sha256, show)
+        party = _Party(store, options, launcher, slots, code_sha256, show, interrupts)
         warnings = []
         if plan.tuning is not None:
             plan, tuning_warnings, failed = _tune(party, plan)
@@ -111,6 +111,7 @@ class _Party:
     slots: Slots
     code_sha256: str
     show: Callable[[Snapshot], None]
+    interrupts: Interrupts
 
     def look(self, plan: Plan) -> Snapshot:
         """Return where each trial of a plan stands."""
@@ -143,7 +144,7 @@ class _Party:
                 crew.tend(snapshot)
                 time.sleep(_POLL_SECONDS)
         finally:
-            crew.stop()
+            self.interrupts.outlast(crew.stop)
 
 
 def _tune(party: _Party, plan: Plan) -> tuple[Plan, list[str], Snapshot | None]:

@@ -134,7 +134,7 @@ class StandIn:
     def alive(self, ids):
         return self.running & set(ids)
 
-    def stop(self, ids):
+    def stop(self, ids, *, at_once=False):
         self.running -= set(ids)
 
 

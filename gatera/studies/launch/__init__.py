@@ -24,8 +24,11 @@ class Launcher(Protocol):
         """Return those of `ids` that still run."""
         ...
 
-    def stop(self, ids: Collection[str]) -> None:
-        """End the workers with these ids and return when they are gone."""
+    def stop(self, ids: Collection[str], *, at_once: bool = False) -> None:
+        """End the workers with these ids, and all that were started here and never told of.
+
+        Returns when they are gone, or after a while; `at_once`: they get no time to save.
+        """
         ...
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from gatera.studies.interrupts import held_back
 from gatera.studies.owner import pid_of, process_name
 
 _STOP_SECONDS = 30.0  # between asking a worker to end and ending it; as long as SLURM waits
@@ -45,7 +46,8 @@ class LocalLauncher:
         return ids
 
     def _start_one(self, command: list[str], environment: Mapping[str, str]) -> str:
-        with (self._logs / "workers.log").open("ab") as log:
+        # An interrupt in between would leave a worker that nobody knows.
+        with (self._logs / "workers.log").open("ab") as log, held_back():
             process = subprocess.Popen(
                 command,
                 env=environment,
@@ -54,7 +56,7 @@ class LocalLauncher:
                 stderr=log,
                 start_new_session=True,
             )
-        self._children.append(process)
+            self._children.append(process)
         return process_name(process.pid)
 
     def alive(self, ids: Collection[str]) -> set[str]:
@@ -63,19 +65,17 @@ class LocalLauncher:
             child.poll()  # collect the ended ones, which would look alive otherwise
         return {worker for worker in ids if pid_of(worker) is not None}
 
-    def stop(self, ids: Collection[str]) -> None:
-        """Ask the workers to end, and end those that have not after a while.
+    def stop(self, ids: Collection[str], *, at_once: bool = False) -> None:
+        """Ask the workers to end, and end those that have not after a while, or at once.
 
-        Those that still run are ended at once when this is itself interrupted. What was started
-        and never told of, since an interrupt came between, is ended too.
+        What was started and never told of, since an interrupt came between, is ended too.
         """
         ids = {*ids, *(process_name(child.pid) for child in self._children)}
-        try:
+        if not at_once:
             self._signal(ids, signal.SIGTERM)
             self._wait(ids)
-        finally:
-            self._signal(ids, signal.SIGKILL)
-            self._wait(ids)
+        self._signal(ids, signal.SIGKILL)
+        self._wait(ids)
 
     def _signal(self, ids: Collection[str], number: int) -> None:
         for worker in self.alive(ids):

@@ -141,15 +141,15 @@ class SlurmLauncher:
                 self._jobs = set(asked.stdout.split())
         return set(ids) & self._jobs
 
-    def stop(self, ids: Collection[str]) -> None:
-        """Cancel the jobs and return when they are gone, or after a while.
+    def stop(self, ids: Collection[str], *, at_once: bool = False) -> None:
+        """Cancel the jobs and return when they are gone, after a while, or at once.
 
         By their name: one that was submitted and never told of, since an interrupt came between,
         is cancelled too.
         """
         command = ["scancel", "--me", f"--name={self._job_name}"]
         subprocess.run(command, capture_output=True, check=False)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + (0 if at_once else 60)
         while self.alive(ids) and time.monotonic() < deadline:
             time.sleep(0.5)
 
