@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import bare_products
 import torch
 from adapted_blocks import (
     ALL_METHODS,
@@ -65,6 +66,7 @@ TARGETS = {
         for dtype in ("float32", "bfloat16", "bfloat16-autocast")
     },
 }
+LEAST_PRODUCTS = {"token+hira": 5, "none+hira": 3}  # of the layer's size, in any order
 MOST_BYTES = 1.05  # token+hira's bytes kept, as a multiple of PEFT LoRA's
 
 HOW = f"""
@@ -73,6 +75,12 @@ needing gradients; milliseconds, medians over rounds with quartiles in brackets.
 each method once, in a turning order, and a ratio is the median of the rounds' own ratios. *Kept*:
 MiB held for the backward pass by the five adapted projections of the block, parameters left out,
 counted with `saved_tensors_hooks`.
+
+*n products alone* is a step of nothing but n matrix products of the layer's size, in memory that is
+at hand: less than any Hadamard layer of that many products can take. A token's gate needs five
+(W x, D x, Wᵀ dy, Dᵀ dy, P), as PEFT's HiRA does them; none needs three in float32 and four in
+bfloat16, where W and D stay apart in the forward pass, since W (1 + BA) would round away any BA
+below 2⁻⁹, and with it the first steps of training.
 
 - `float32`: all in float32.
 - `bfloat16`: base weights, activations and adapters in bfloat16 (`autocast_adapter_dtype=False`).
@@ -91,7 +99,7 @@ class Record:
     dtype: str
     method: str
     seconds: list[float]  # one a round
-    kept_bytes: int  # five projections
+    kept_bytes: int | None  # five projections; None for products alone
     peak_bytes: int | None  # up and down projection; None on a CPU
 
 
@@ -116,10 +124,16 @@ def measure(
         method: _step(adapted_layers(method, weights, precision), inputs, d_outputs, precision)
         for method in methods
     }
+    for count in bare_products.COUNTS:
+        bare = bare_products.bare_step(count, weights, inputs, d_outputs)
+        steps[bare_products.name(count)] = bare
     seconds = interleaved_seconds(steps, repetitions, device)
-    peaks = {method: peak_bytes(step, device) for method, step in steps.items()}
+    peaks = {method: peak_bytes(steps[method], device) for method in methods}
     kept = _bytes_kept(size, methods, precision, device)
-    return [Record(size_name, dtype, m, seconds[m], kept[m], peaks[m]) for m in methods]
+    return [
+        Record(size_name, dtype, name, seconds[name], kept.get(name), peaks.get(name))
+        for name in steps
+    ]
 
 
 def _inputs(
@@ -199,7 +213,7 @@ def _group_table(group: Sequence[Record]) -> str:
     for record in group:
         row = [record.method, spread(record.seconds, 1, 1e3)]
         row += [spread(ratios(record.seconds, peer.seconds), 2) for peer in peers]
-        row.append(f"{record.kept_bytes / 2**20:.2f}")
+        row.append("–" if record.kept_bytes is None else f"{record.kept_bytes / 2**20:.2f}")
         if on_gpu:
             row.append("–" if record.peak_bytes is None else f"{record.peak_bytes / 2**20:.0f}")
             row.append(f"{SIZES[record.size].tokens / median(record.seconds):.0f}")
@@ -214,13 +228,24 @@ def _targets(records: Sequence[Record]) -> str:
         ours, theirs = found.get((size, dtype, method)), found.get((size, dtype, peer))
         if ours is not None and theirs is not None:
             ratio = median(ratios(ours.seconds, theirs.seconds))
-            rows.append(_target_row(f"{method}: step", peer, size, dtype, ratio, limit))
+            row = _target_row(f"{method}: step", peer, size, dtype, ratio, limit)
+            bare = found.get((size, dtype, bare_products.name(LEAST_PRODUCTS.get(method, 0))))
+            rows.append([*row, "–" if bare is None else _floor(bare, theirs)])
     for (size, dtype, method), ours in found.items():
         theirs = found.get((size, dtype, PEFT_LORA))
         if method == "token+hira" and theirs is not None:
+            assert ours.kept_bytes is not None
+            assert theirs.kept_bytes is not None
             ratio = ours.kept_bytes / theirs.kept_bytes
-            rows.append(_target_row(f"{method}: bytes", PEFT_LORA, size, dtype, ratio, MOST_BYTES))
-    return table(["measure", "against", "size", "type", "ratio", "at most", "holds"], rows)
+            row = _target_row(f"{method}: bytes", PEFT_LORA, size, dtype, ratio, MOST_BYTES)
+            rows.append([*row, "–"])
+    header = ["measure", "against", "size", "type", "ratio", "at most", "holds", "products alone"]
+    return table(header, rows)
+
+
+def _floor(bare: Record, peer: Record) -> str:
+    """The ratio of the least number of products to the peer's step, and that number."""
+    return f"{median(ratios(bare.seconds, peer.seconds)):.2f} ({bare.method.split()[0]})"
 
 
 def _target_row(

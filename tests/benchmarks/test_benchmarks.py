@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -41,6 +42,7 @@ def test_ratios_are_those_of_the_rounds(step: ModuleType) -> None:
         step.Record("llama-like", "float32", "PEFT LoRA", [0.10, 0.20, 0.40], 2**20, None),
         step.Record("llama-like", "float32", "PEFT HiRA", [0.40, 0.50, 1.00], 9 * 2**20, None),
         step.Record("llama-like", "float32", "token+hira", [0.20, 0.45, 0.95], 2**20 + 2**19, None),
+        step.Record("llama-like", "float32", "5 products alone", [0.20, 0.40, 0.60], None, None),
     ]
     text = step.render(records, "a machine")
     table = rows(text.split("### llama-like")[1])
@@ -51,11 +53,10 @@ def test_ratios_are_those_of_the_rounds(step: ModuleType) -> None:
         "1.50",
     ]
     assert table["PEFT HiRA"][2] == "1.00 [1.00, 1.00]"
+    assert table["5 products alone"][2:] == ["0.60 [0.55, 0.70]", "–"]
     targets = text.split("### Targets")[1].split("###")[0]
-    assert "| token+hira: step | PEFT HiRA | llama-like | float32 | 0.90 | 0.92 | yes |" in targets
-    assert (
-        "| token+hira: bytes | PEFT LoRA | llama-like | float32 | 1.50 | 1.05 | **no** |" in targets
-    )
+    assert rows(targets)["token+hira: step"][3:] == ["0.90", "0.92", "yes", "0.60 (5)"]
+    assert rows(targets)["token+hira: bytes"][3:] == ["1.50", "1.05", "**no**", "–"]
     assert "Measured on: a machine" in text
 
 
@@ -77,7 +78,8 @@ def test_every_gate_and_update_is_measured_beside_pefts_methods(
     monkeypatch.setitem(step.SIZES, "small", size)
     for dtype in ("float32", "bfloat16-autocast"):
         records = step.measure("small", dtype, step.ALL_METHODS, 2, torch.device("cpu"))
-        assert [r.method for r in records] == list(step.ALL_METHODS)
+        bare = [f"{count} products alone" for count in (5, 4, 3)]
+        assert [r.method for r in records] == [*step.ALL_METHODS, *bare]
         assert all(len(r.seconds) == 2 and min(r.seconds) > 0 for r in records)
         kept = {r.method: r.kept_bytes for r in records}
         inputs = 16 * (8 + 8 + 12) * (4 if dtype == "float32" else 2)  # of q, k, v; up; down
@@ -85,6 +87,18 @@ def test_every_gate_and_update_is_measured_beside_pefts_methods(
         assert kept["token+hira"] == inputs + logits
         assert kept["none+hira"] == inputs
         assert min(kept["PEFT HiRA"], kept["PEFT LoRA"]) > inputs
+
+
+@pytest.mark.parametrize("count", [5, 4, 3])
+def test_products_alone_are_as_many_as_their_name_says(step: ModuleType, count: int) -> None:
+    from bare_products import bare_step
+
+    weights = {"up_proj": torch.randn(12, 8), "down_proj": torch.randn(8, 12)}
+    inputs = {"up_proj": torch.randn(2, 3, 8), "down_proj": torch.randn(2, 3, 12)}
+    run = bare_step(count, weights, inputs, [torch.randn(2, 3, 12), torch.randn(2, 3, 8)])
+    with FlopCounterMode(display=False) as counter:
+        run()
+    assert counter.get_total_flops() == 2 * count * (2 * 6 * 8 * 12)
 
 
 def test_running_writes_one_section_and_running_again_replaces_it(
