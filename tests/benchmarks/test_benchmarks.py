@@ -135,7 +135,14 @@ def test_decoding_is_measured_and_written(
     options = ["--repetitions", "3", "--tokens", "40", "--dtypes", "float32"]
     decode.main([*options, "--report", str(report)])
     table = rows(report.read_text(encoding="utf-8"))
-    assert set(table) >= {decode.BARE, decode.CACHED, decode.REBUILT, "PEFT LoRA", "PEFT HiRA"}
+    assert set(table) >= {
+        decode.BARE,
+        decode.TWO_WEIGHTS,
+        decode.CACHED,
+        decode.REBUILT,
+        "PEFT LoRA",
+        "PEFT HiRA",
+    }
     assert table[decode.BARE][2] == "1.00 [1.00, 1.00]"
 
 
