@@ -13,13 +13,12 @@ STUDY = Study(
         Variant("gatera"),
     ),
     reference="gatera",
-    seeds=(0, 1, 2),
+    seeds=(0, 1, 2, 3, 4),
     tuning=Tuning(
         search={
             "train.learning_rate": (1e-3, 1e-1, "log"),
             "train.entropy_weight": (1e-4, 1.0, "log"),
         },
         trials=8,
-        steps=40,
     ),
 )
