@@ -102,7 +102,7 @@ def tuning_cells(table: Table) -> Cells:
         [
             row.variant,
             _budget(row.tuning),
-            DASH if row.tuning.steps is None else str(row.tuning.steps),
+            "as its seeds" if row.tuning.steps is None else str(row.tuning.steps),
             ", ".join(
                 f"{name} {_value(low)} to {_value(high)}"
                 for name, (low, high) in row.tuning.searched.items()

@@ -81,11 +81,12 @@ def _tuning_record(store: Store, plan: Plan, variant: str, code_sha256: str) -> 
     if plan.tuning is None or row is None or row.choice is None:
         return None
     results = _tuning_results(store, plan, variant)
+    of_the_seeds = plan.trials_of(variant)[0].config["train"]["max_steps"]
     return TuningRecord(
         trials=plan.tuning.trials,
         chosen=row.choice.settings,
         edges=row.edges,
-        steps=plan.tuning.steps,
+        steps=plan.tuning.steps or of_the_seeds,
         pruned=row.choice.pruned,
         diverged=row.choice.diverged,
         searched={name: (each.low, each.high) for name, each in row.space.items()},

@@ -17,6 +17,8 @@ from processes import noted
 from test_schedule import optuna_trials
 
 from gatera.errors import InputError
+from gatera.reports.cells import tuning_cells
+from gatera.reports.tables import build_table
 from gatera.studies import Study, Tuning, Variant, schedule
 from gatera.studies.catalog import LoadedStudy
 from gatera.studies.gather import gather
@@ -438,6 +440,23 @@ def test_a_killed_run_tunes_on_then_runs_the_seeds_at_the_best_point(
     assert attempts == {key: store.newest_attempt(key) for key in attempts}
     record = gather(store, settled, code_sha256="d" * 64)
     assert any("18 of the tuning trials were run by other code" in note for note in record.notes)
+
+
+@pytest.mark.parametrize(
+    ("stated", "fixed", "steps", "cell"),
+    [
+        (40, {}, 40, "40"),
+        (None, {}, 80, "80"),
+        (None, {"train.max_steps": None, "train.epochs": 1}, None, "as its seeds"),
+    ],
+)
+def test_the_report_says_how_long_tuning_trials_trained(store, stated, fixed, steps, cell):
+    loaded = load(dataclasses.replace(TUNING, trials=1, steps=stated))
+    settled = run_all(store, make_plan(loaded, Request(overrides=fixed)))
+    record = gather(store, settled, code_sha256=CODE)
+    assert [row.tuning.steps for row in record.rows if row.tuning] == [steps] * 3
+    lines = tuning_cells(build_table(record)).lines
+    assert [line[2] for line in lines] == [cell] * 3
 
 
 def test_a_failed_tuning_trial_stops_the_table_and_says_so(run, store, tmp_path):
