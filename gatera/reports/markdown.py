@@ -17,7 +17,7 @@ from gatera.reports.cells import (
 from gatera.reports.notes import footnotes, provenance, settings
 from gatera.reports.records import StudyRecord
 from gatera.reports.statistics import RankAgreement, detectable_difference
-from gatera.reports.tables import FROZEN, Table, median_spread
+from gatera.reports.tables import FROZEN, Comparison, Table, median_spread
 from gatera.trial import Json
 
 
@@ -104,6 +104,12 @@ def _reading_differences(table: Table) -> Iterator[str]:
         )
     elif any(1 < len(row.seeds) < MIN_SEEDS for row in table.rows):
         yield f"The bootstrap over seeds and test items is given from {MIN_SEEDS} seeds on."
+    if any(_reaches_too_far(row.comparison) for row in table.rows if row.comparison):
+        yield (
+            "No difference can be above 100 points: an interval that reaches beyond comes from few "
+            "seeds, or from one or two that are unlike all others, whose spread its form does not "
+            "fit. Look at each seed's average, in the CSV."
+        )
     if any(row.comparison and row.comparison.single_runs for row in table.rows):
         yield (
             "McNemar's exact test compares two trained models on these test items. It says "
@@ -120,6 +126,13 @@ def _reading_differences(table: Table) -> Iterator[str]:
             f"With this table's spread and seeds, a difference of {100 * detectable:.2f} points "
             "or more is found with 80 % power (unadjusted); smaller ones may stay unresolved."
         )
+
+
+def _reaches_too_far(comparison: Comparison) -> bool:
+    """Whether an interval holds differences of accuracies that cannot be."""
+    intervals = (comparison.difference, comparison.crossed)
+    ends = [end for each in intervals if each is not None for end in (each.low, each.high)]
+    return any(math.isfinite(end) and abs(end) > 1 for end in ends)
 
 
 _EMBEDDED_ITEMS = (

@@ -447,6 +447,16 @@ def test_the_tuning_of_a_row_is_printed(record):
     assert "## Tuning" not in markdown(build_table(record))
 
 
+@pytest.mark.parametrize(("hira", "said"), [([0.49, 0.55, 0.61], False), ([0.05, 0.75, 0.8], True)])
+def test_an_interval_beyond_what_can_be_is_said_to_fit_badly(store, plan, hira, said):
+    for variant, scores in (SCORES | {"hira": hira}).items():
+        for trial, score in zip(plan.trials_of(variant), scores, strict=True):
+            commit_result(store, trial, score)
+    table = build_table(gather(store, plan, code_sha256=CODE))
+    assert (table.row("hira").comparison.difference.low < -1) == said
+    assert ("No difference can be above 100 points" in markdown(table)) == said
+
+
 def test_a_report_is_the_same_bytes_twice(record, tmp_path):
     first = write_report(record, tmp_path / "a").files
     second = write_report(record, tmp_path / "b").files
