@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gatera.reports.agreement import PaperComparison
 from gatera.reports.records import TuningRecord
@@ -28,11 +28,20 @@ def csv_text(table: Table, *, measured: bool = True) -> str:
     """Return the rows as CSV; an empty cell is a missing number, explained under `notes`."""
     rows = [_flat(row) for row in json_rows(table, measured=measured)]
     buffer = io.StringIO()
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer = csv.DictWriter(buffer, _columns(rows), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
+
+
+def _columns(rows: Sequence[Mapping[str, Json]]) -> list[str]:
+    """Return the names of all rows' cells; parts of one value stand side by side."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    # What a row lacks as a whole is empty in each of the parts that other rows have.
+    whole = {name.rpartition(".")[0] for name in names}
+    groups = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    names = [name for name in names if name not in whole]
+    return sorted(names, key=lambda name: groups.index(name.partition(".")[0]))
 
 
 def json_rows(table: Table, *, measured: bool = True) -> list[dict[str, Json]]:
