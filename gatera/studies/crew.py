@@ -36,7 +36,7 @@ class Crew:
         max_attempts: int | None,
         claim_timeout: float,
     ) -> None:
-        """Take over the workers that the store knows; they run already."""
+        """Take over the workers that the store or the engine knows; they run already."""
         self._store, self._launcher, self._slots = store, launcher, slots
         self._command = [sys.executable, "-m", "gatera.studies", "work", str(store.folder)]
         self._command += ["--plan", stem, "--claim-timeout", str(claim_timeout)]
@@ -46,7 +46,8 @@ class Crew:
         self._watch = StallWatch(store, claim_timeout + _GRACE_SECONDS)
         self._timeout = claim_timeout
         self._path = store.folder / "workers.json"
-        self._ids: list[str] = self._all_ids().get(launcher.name, [])
+        noted = self._all_ids().get(launcher.name, [])
+        self._ids: list[str] = [*noted, *sorted(launcher.known() - set(noted))]
         self._alive = launcher.alive(self._ids)
         self._claims = 0  # made in the plan when workers were last started
         self._fruitless = 0  # workers started since a claim was last made

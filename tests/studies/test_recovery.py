@@ -119,9 +119,10 @@ def test_damaged_views_are_set_aside_and_made_again(tracked, plan, tmp_path):
 class StandIn:
     """A launcher whose workers do what a test says."""
 
-    def __init__(self, alive=(), name="stand-in@here"):
+    def __init__(self, alive=(), name="stand-in@here", listed=()):
         self.name = name
-        self.running = set(alive)
+        self.running = {*alive, *listed}
+        self.listed = set(listed)
         self.started = []
 
     def start(self, count, command, gpus, cpus):
@@ -130,6 +131,9 @@ class StandIn:
         self.running |= set(ids)
         self.command, self.gpus, self.cpus = command, gpus, cpus
         return ids
+
+    def known(self):
+        return self.listed
 
     def alive(self, ids):
         return self.running & set(ids)
@@ -164,6 +168,18 @@ def test_workers_are_started_once_and_replaced_when_they_die(store, plan):
     tend(again, store, plan)
     assert launcher.started == ["w0", "w1", "w2"]
     again.stop()
+    assert launcher.running == set()
+
+
+def test_a_worker_that_only_its_engine_knows_is_taken_over(store, plan):
+    launcher = StandIn(listed=["job_0"])  # its supervisor was killed before it could note it
+    crew = crew_of(store, plan, launcher)
+    tend(crew, store, plan)
+    assert launcher.started == ["w0"]
+    assert json.loads((store.folder / "workers.json").read_text()) == {
+        "stand-in@here": ["job_0", "w0"]
+    }
+    crew.stop()
     assert launcher.running == set()
 
 

@@ -225,6 +225,19 @@ def test_a_preempted_job_saves_its_trial_and_is_queued_again(cluster, started, p
     assert {engine: len(ids) for engine, ids in workers.items()} == {"slurm": 2}  # nobody else's
 
 
+def test_jobs_that_nobody_noted_are_known_by_their_store(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
+    cluster.ask("scontrol", "update", "NodeName=ALL", "State=resume")
+    options = {"time": "5"}
+    launcher = SlurmLauncher(tmp_path / "logs", options)
+    ids = launcher.start(2, ["sleep", "300"], gpus=0, cpus=1)
+    again = SlurmLauncher(tmp_path / "logs", options)
+    assert again.known() == set(ids)
+    assert SlurmLauncher(tmp_path / "other", options).known() == set()
+    again.stop([])
+    wait_for(lambda: not again.known())
+
+
 def test_options_are_read_as_sbatch_has_them():
     text = "partition=gpu,time=4:00:00,nodelist=a,b,--gpus-per-node=2,exclusive="
     assert parse_options(text) == {

@@ -20,6 +20,10 @@ class Launcher(Protocol):
         """Start `count` workers with `gpus` and `cpus` each; return their ids."""
         ...
 
+    def known(self) -> set[str]:
+        """Return the ids of this store's workers that the engine itself keeps a list of."""
+        ...
+
     def alive(self, ids: Collection[str]) -> set[str]:
         """Return those of `ids` that still run."""
         ...

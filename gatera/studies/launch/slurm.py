@@ -130,15 +130,21 @@ class SlurmLauncher:
         other = {n.replace("_", "-"): v or True for n, v in given.items() if n not in parameters}
         return {"job_name": self._job_name, "additional_parameters": other, **parameters}
 
+    def known(self) -> set[str]:
+        """Return the store's jobs in SLURM's queue, by their name.
+
+        A supervisor that was killed while it submitted them has noted them nowhere.
+        """
+        return _queue(f"--name={self._job_name}") or set()
+
     def alive(self, ids: Collection[str]) -> set[str]:
         """Return those of `ids` that run or wait in SLURM's queue."""
         now = time.monotonic()
         if now - self._asked_at >= _ASK_SECONDS:
-            command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
-            asked = subprocess.run(command, capture_output=True, text=True, check=False)
+            found = _queue()
             self._asked_at = now
-            if asked.returncode == 0:  # else the controller is away, and nothing is known anew
-                self._jobs = set(asked.stdout.split())
+            if found is not None:  # else nothing is known anew
+                self._jobs = found
         return set(ids) & self._jobs
 
     def stop(self, ids: Collection[str], *, at_once: bool = False) -> None:
@@ -152,6 +158,13 @@ class SlurmLauncher:
         deadline = time.monotonic() + (0 if at_once else 60)
         while self.alive(ids) and time.monotonic() < deadline:
             time.sleep(0.5)
+
+
+def _queue(*options: str) -> set[str] | None:
+    """Return the user's jobs that run or wait; None where the controller is away."""
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i", *options]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    return set(asked.stdout.split()) if asked.returncode == 0 else None
 
 
 class WorkerJob:
