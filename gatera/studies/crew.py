@@ -74,7 +74,7 @@ class Crew:
             self._start(missing, sum(status.attempt for status in snapshot.statuses.values()))
 
     def stop(self, at_once: bool = False) -> None:
-        """End all workers; `at_once`: without time to save."""
+        """End all workers; `at_once`: nobody waits for them to save."""
         self._launcher.stop(self._ids, at_once=at_once)
 
     def _declare_dead(self, trials: list[Trial]) -> set[str]:

@@ -429,6 +429,15 @@ def test_knowledge_kept_is_a_column_with_its_interval(store, plan):
     assert row["knowledge"]["change_high"] == pytest.approx(0.748, abs=1e-3)
 
 
+def test_parts_of_a_value_stand_side_by_side_in_the_csv(record):
+    names = next(csv.reader(io.StringIO(csv_text(build_table(record)))))
+    seeds = names.index("average_by_seed.seed0")  # the frozen backbone has no other
+    assert names[seeds : seeds + 3] == [f"average_by_seed.seed{n}" for n in (0, 1, 2)]
+    assert names[seeds + 3 : seeds + 6] == [f"difference.{n}" for n in ("mean", "low", "high")]
+    assert "difference" not in names  # which the frozen backbone and the reference lack
+    assert len(names) == len(set(names))
+
+
 def test_the_tuning_of_a_row_is_printed(record):
     name = "train.learning_rate"
     tuning = TuningRecord(

@@ -31,7 +31,7 @@ class Launcher(Protocol):
     def stop(self, ids: Collection[str], *, at_once: bool = False) -> None:
         """End the workers with these ids, and all that were started here and never told of.
 
-        Returns when they are gone, or after a while; `at_once`: they get no time to save.
+        Returns when they are gone, or after a while; `at_once`: nobody waits for them to save.
         """
         ...
 
