@@ -98,17 +98,18 @@ def adapted_layers(
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
         linear.weight = weight
         setattr(base, name, linear)
-    config = _config(method, list(weights), fields)
+    config = method_config(method, list(weights), fields)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT misses what a transformers model has
         model = get_peft_model(
             base, config, autocast_adapter_dtype=not precision.adapter_in_base_type
         )
-    _randomize(model)
+    randomize(model)
     return {name: getattr(model.base_model.model, name) for name in weights}
 
 
-def _config(method: str, targets: list[str], fields: dict[str, Any]) -> Any:
+def method_config(method: str, targets: list[str], fields: dict[str, Any]) -> Any:
+    """The PEFT configuration of one of ALL_METHODS."""
     if method in (PEFT_LORA, PEFT_DORA):
         return LoraConfig(
             r=RANK, lora_alpha=RANK, use_dora=method == PEFT_DORA, target_modules=targets
@@ -120,7 +121,7 @@ def _config(method: str, targets: list[str], fields: dict[str, Any]) -> Any:
 
 
 @torch.no_grad()
-def _randomize(model: nn.Module) -> None:
+def randomize(model: nn.Module) -> None:
     """Give the factors that start at zero small values: no product may be a product with zero."""
     for parameter in model.parameters():
         if parameter.requires_grad and not parameter.any():

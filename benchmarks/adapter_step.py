@@ -46,6 +46,8 @@ from measuring import (
 )
 from torch import Tensor, nn
 
+from gatera.adapter import fused
+
 TIMED = ("up_proj", "down_proj")
 DEFAULT_REPETITIONS = {"smollm2-135m": 15, "llama-like": 9, "llama-3-8b": 5}
 DEFAULT_METHODS = {"smollm2-135m": "all", "llama-like": "core", "llama-3-8b": "core"}
@@ -66,6 +68,7 @@ TARGETS = {
         for dtype in ("float32", "bfloat16", "bfloat16-autocast")
     },
 }
+FUSED = ("none+hira", "token+hira")  # build W ⊙ (BA) in one pass where a kernel can
 LEAST_PRODUCTS = {"token+hira": 5, "none+hira": 3}  # of the layer's size, in any order
 MOST_BYTES = 1.05  # token+hira's bytes kept, as a multiple of PEFT LoRA's
 
@@ -81,6 +84,9 @@ at hand: less than any Hadamard layer of that many products can take. A token's 
 (W x, D x, Wᵀ dy, Dᵀ dy, P), as PEFT's HiRA does them; none needs three in float32 and four in
 bfloat16, where W and D stay apart in the forward pass, since W (1 + BA) would round away any BA
 below 2⁻⁹, and with it the first steps of training.
+
+*plain*, on a CUDA device: the same method without the Triton kernel that builds W ⊙ (BA) in one
+pass.
 
 - `float32`: all in float32.
 - `bfloat16`: base weights, activations and adapters in bfloat16 (`autocast_adapter_dtype=False`).
@@ -124,16 +130,28 @@ def measure(
         method: _step(adapted_layers(method, weights, precision), inputs, d_outputs, precision)
         for method in methods
     }
+    if device.type == "cuda":
+        for method in (m for m in methods if m in FUSED):
+            steps[f"{method}, plain"] = _without_kernel(steps[method])
+    timed = list(steps)
     for count in bare_products.COUNTS:
         bare = bare_products.bare_step(count, weights, inputs, d_outputs)
         steps[bare_products.name(count)] = bare
     seconds = interleaved_seconds(steps, repetitions, device)
-    peaks = {method: peak_bytes(steps[method], device) for method in methods}
+    peaks = {name: peak_bytes(steps[name], device) for name in timed}
     kept = _bytes_kept(size, methods, precision, device)
     return [
         Record(size_name, dtype, name, seconds[name], kept.get(name), peaks.get(name))
         for name in steps
     ]
+
+
+def _without_kernel(step: Callable[[], None]) -> Callable[[], None]:
+    def plain() -> None:
+        with fused.disabled():
+            step()
+
+    return plain
 
 
 def _inputs(

@@ -17,6 +17,16 @@ from gatera.studies.plan import Plan, Request, make_plan
 from gatera.studies.store import Store
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a CUDA device where there is none."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture
 def study() -> LoadedStudy:
     """A study with two variants beside its reference."""

@@ -2,7 +2,8 @@
 
 D = W ⊙ (BA) costs r products a weight to build, little beside the T products of a forward pass
 over T tokens. On a CPU it never exists as a whole: blocks that stay in the processor's cache are
-built, multiplied and forgotten. The gradients are those of
+built, multiplied and forgotten. On an accelerator it is built as one, where possible in one pass.
+The gradients are those of
 
     y = identity · W x + bias + g · D x,  identity 0 or 1.
 
@@ -15,6 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+
+from gatera.adapter import fused
 
 # Some 10 MB and more an allocator takes as fresh pages each time, which costs more than the
 # arithmetic on them; and what has just been built is best read from the cache.
@@ -75,6 +78,9 @@ def _blocks(
 
 def hadamard_product(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype) -> Tensor:
     """Return W ⊙ (BA), (out, in), multiplied in the widest type and then cast to `dtype`."""
+    in_one_pass = fused.hadamard(W, A, B, dtype, 0.0)
+    if in_one_pass is not None:
+        return in_one_pass
     product = torch.mm(B, A)
     if torch.is_grad_enabled() or torch.promote_types(product.dtype, W.dtype) != product.dtype:
         return (product * W).to(dtype)
@@ -120,6 +126,9 @@ def add_update(
 
 def _block_weight(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype, identity: float) -> Tensor:
     """identity · W + D in `dtype`."""
+    in_one_pass = fused.hadamard(W, A, B, dtype, identity)
+    if in_one_pass is not None:
+        return in_one_pass
     D = hadamard_product(W, A, B, dtype)
     return D if identity == 0.0 else D.add_(W.to(dtype))
 

@@ -70,7 +70,14 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     return nn.Sequential(PackedLinear(nn.Linear(IN, OUT)))
 
 
-def bitsandbytes_layer(bits: int, packs_scales: bool = False) -> nn.Module:
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where bitsandbytes packs and multiplies: it has code of its own for each."""
+    name: str = request.param
+    return name
+
+
+def bitsandbytes_layer(bits: int, device: str, packs_scales: bool = False) -> nn.Module:
     if importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("bitsandbytes is not installed")
     import bitsandbytes
@@ -88,7 +95,7 @@ def bitsandbytes_layer(bits: int, packs_scales: bool = False) -> nn.Module:
     else:
         layer = bitsandbytes.nn.Linear8bitLt(IN, OUT, has_fp16_weights=False)
     layer.load_state_dict(linear.state_dict())
-    return nn.Sequential(layer.to("cpu"))
+    return nn.Sequential(layer.to(device))
 
 
 def adapted(base: nn.Module, gate: str, delta: str, **fields: Any) -> PeftModel:
@@ -97,10 +104,14 @@ def adapted(base: nn.Module, gate: str, delta: str, **fields: Any) -> PeftModel:
     return get_peft_model(base, GateraConfig(gate=gate, delta=delta, **settings))
 
 
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
 def plain_twin(model: PeftModel, gate: str, delta: str) -> PeftModel:
     """The same adapter on an ordinary layer with the weight that the quantized one stands for."""
     layer = model.base_model.model[0]
-    linear = nn.Linear(IN, OUT)
+    linear = nn.Linear(IN, OUT, device=device_of(model))
     with torch.no_grad():
         linear.weight.copy_(layer.get_base_weight())
         linear.bias.copy_(layer.get_base_layer().bias)
@@ -114,7 +125,7 @@ def plain_twin(model: PeftModel, gate: str, delta: str) -> PeftModel:
 def check_against_its_twin(base: nn.Module, gate: str, delta: str, tolerance: float) -> None:
     model = adapted(base, gate, delta)
     twin = plain_twin(model, gate, delta)
-    x = torch.randn(3, 4, IN, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(3, 4, IN, generator=torch.Generator().manual_seed(1)).to(device_of(model))
     for training in (True, False):
         gradients = []
         outputs = []
@@ -182,9 +193,10 @@ def test_no_unpacked_weight_is_kept_for_the_backward_pass(
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("delta", DELTAS)
-def test_dropout_keeps_no_unpacked_weight_either(delta: str, bits: int) -> None:
-    model = adapted(bitsandbytes_layer(bits), "token", delta, dropout=0.5).train()
-    check_that_no_weight_is_kept(model, torch.randn(3, 4, IN, requires_grad=True))
+def test_dropout_keeps_no_unpacked_weight_either(delta: str, bits: int, device: str) -> None:
+    model = adapted(bitsandbytes_layer(bits, device), "token", delta, dropout=0.5).train()
+    x = torch.randn(3, 4, IN, device=device, requires_grad=True)
+    check_that_no_weight_is_kept(model, x)
 
 
 @pytest.fixture
@@ -229,16 +241,17 @@ def test_second_derivatives_of_a_packed_weight(packed: nn.Module, gate: str) -> 
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("delta", DELTAS)
-def test_no_weight_of_a_bitsandbytes_layer_is_kept(delta: str, bits: int) -> None:
-    model = adapted(bitsandbytes_layer(bits), "token", delta).train()
-    check_that_no_weight_is_kept(model, torch.randn(3, 4, IN, requires_grad=True))
+def test_no_weight_of_a_bitsandbytes_layer_is_kept(delta: str, bits: int, device: str) -> None:
+    model = adapted(bitsandbytes_layer(bits, device), "token", delta).train()
+    x = torch.randn(3, 4, IN, device=device, requires_grad=True)
+    check_that_no_weight_is_kept(model, x)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("delta", DELTAS)
 @pytest.mark.parametrize("gate", GATES)
-def test_bitsandbytes_layers(gate: str, delta: str, bits: int) -> None:
-    check_against_its_twin(bitsandbytes_layer(bits), gate, delta, 0.05)
+def test_bitsandbytes_layers(gate: str, delta: str, bits: int, device: str) -> None:
+    check_against_its_twin(bitsandbytes_layer(bits, device), gate, delta, 0.05)
 
 
 KINDS = ((4, False), (4, True), (8, False))  # bits, whether the scales are packed too
@@ -247,10 +260,10 @@ KINDS = ((4, False), (4, True), (8, False))  # bits, whether the scales are pack
 @pytest.mark.parametrize(("bits", "packs_scales"), KINDS)
 @pytest.mark.parametrize("delta", DELTAS)
 def test_merging_into_a_bitsandbytes_weight_and_back(
-    delta: str, bits: int, packs_scales: bool
+    delta: str, bits: int, packs_scales: bool, device: str
 ) -> None:
-    model = adapted(bitsandbytes_layer(bits, packs_scales), "static", delta).eval()
-    x = torch.randn(3, IN)
+    model = adapted(bitsandbytes_layer(bits, device, packs_scales), "static", delta).eval()
+    x = torch.randn(3, IN, device=device)
     with torch.no_grad():
         expected = model(x)  # packs the weight another time on some processors
         model.merge_adapter()
@@ -262,9 +275,9 @@ def test_merging_into_a_bitsandbytes_weight_and_back(
 @pytest.mark.parametrize(("bits", "packs_scales"), KINDS)
 @pytest.mark.parametrize("delta", DELTAS)
 def test_unmerging_gives_a_bitsandbytes_layer_its_own_bits_back(
-    delta: str, bits: int, packs_scales: bool
+    delta: str, bits: int, packs_scales: bool, device: str
 ) -> None:
-    model = adapted(bitsandbytes_layer(bits, packs_scales), "none", delta).eval()
+    model = adapted(bitsandbytes_layer(bits, device, packs_scales), "none", delta).eval()
     layer = model.base_model.model[0]
     kept, read = layer.get_base_layer().weight.data.clone(), layer.get_base_weight().clone()
     names = sorted(model.state_dict())
@@ -280,15 +293,15 @@ def test_unmerging_gives_a_bitsandbytes_layer_its_own_bits_back(
         model.unmerge_adapter()
         assert torch.equal(layer.get_base_layer().weight.data, kept)
         assert torch.equal(layer.get_base_weight(), read)
-        model.to("cpu")
+        model.to(device)
         assert torch.equal(layer.get_base_weight(), read)
 
 
 def test_a_bitsandbytes_layer_that_was_packed_already_is_read_right() -> None:
-    base = bitsandbytes_layer(4).eval()
+    base = bitsandbytes_layer(4, "cpu").eval()
     with torch.no_grad():
         base(torch.randn(2, IN))  # packs the weight on some processors
-    fresh = adapted(bitsandbytes_layer(4), "none", "hira").base_model.model[0]
+    fresh = adapted(bitsandbytes_layer(4, "cpu"), "none", "hira").base_model.model[0]
     layer = adapted(base, "none", "hira").base_model.model[0]
     # Packing rounds the scales of the blocks to bfloat16.
     torch.testing.assert_close(

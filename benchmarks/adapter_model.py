@@ -1,0 +1,203 @@
+"""Time and memory of one training step of a whole LLaMA with random weights, beside PEFT's methods.
+
+    python benchmarks/adapter_model.py --device cuda
+    python benchmarks/adapter_model.py --model small --device cpu --repetitions 3
+
+A step is the forward pass of the language model's loss and the backward pass to the adapters, with
+q, k, v, up and down projection adapted in every block and without gradient checkpointing. All
+methods share one set of frozen weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from adapted_blocks import (
+    ALL_METHODS,
+    PEFT_HIRA,
+    PEFT_LORA,
+    PRECISIONS,
+    RANK,
+    Precision,
+    method_config,
+    randomize,
+)
+from measuring import (
+    REPORT,
+    interleaved_seconds,
+    kind,
+    machine,
+    peak_bytes,
+    progress,
+    ratios,
+    spread,
+    table,
+    write_section,
+)
+from peft import get_peft_model
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+METHODS = (PEFT_LORA, PEFT_HIRA, "none+hira", "token+hira", "token+lora")
+TARGETS = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
+MODELS = {
+    "llama-3-8b": LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        tie_word_embeddings=False,
+    ),
+    "small": LlamaConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured of one method."""
+
+    method: str
+    tokens: int  # of one step
+    trained_parameters: int
+    seconds: list[float]  # one a round
+    peak_bytes: int | None  # beyond the weights; None on a CPU
+
+
+def measure(
+    config: LlamaConfig,
+    methods: Sequence[str],
+    precision: Precision,
+    batch: tuple[int, int],
+    repetitions: int,
+    device: torch.device,
+) -> list[Record]:
+    """Measure the methods side by side on one model, with `batch` (sequences, tokens)."""
+    base = _random_model(config, precision, device)
+    ids = torch.randint(0, config.vocab_size, batch, device=device)
+    models = {method: _adapted(base, method, precision) for method in methods}
+    steps = {method: _step(model, ids, precision) for method, model in models.items()}
+    seconds = interleaved_seconds(steps, repetitions, device)
+    peaks = {}
+    for method, model in models.items():
+        for other in models.values():
+            other.zero_grad()
+        peaks[method] = peak_bytes(steps[method], device)
+        model.zero_grad()
+    return [
+        Record(method, ids.numel(), _trained(model), seconds[method], peaks[method])
+        for method, model in models.items()
+    ]
+
+
+def _random_model(
+    config: LlamaConfig, precision: Precision, device: torch.device
+) -> LlamaForCausalLM:
+    with device:
+        model = LlamaForCausalLM._from_config(config, dtype=precision.base)
+    return model.requires_grad_(False).train()
+
+
+def _adapted(base: LlamaForCausalLM, method: str, precision: Precision) -> nn.Module:
+    """A model of its own modules around the very parameters of `base`."""
+    shared = {id(parameter): parameter for parameter in base.parameters()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = get_peft_model(
+            copy.deepcopy(base, shared),
+            method_config(method, TARGETS, {}),
+            autocast_adapter_dtype=not precision.adapter_in_base_type,
+        )
+    randomize(model)
+    return model
+
+
+def _trained(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _step(model: nn.Module, ids: torch.Tensor, precision: Precision) -> Callable[[], None]:
+    trained = [p for p in model.parameters() if p.requires_grad]
+
+    def step() -> None:
+        for parameter in trained:
+            parameter.grad = None
+        with precision.context(ids.device):
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+
+    return step
+
+
+def render(records: Sequence[Record], about: str, where: str) -> str:
+    """The report's section."""
+    peers = [r for r in records if r.method in (PEFT_HIRA, PEFT_LORA)]
+    header = ["method", "trained, M", "step, ms", *(f"× {peer.method}" for peer in peers)]
+    rows = []
+    for record in records:
+        row = [record.method, f"{record.trained_parameters / 1e6:.2f}"]
+        row.append(spread(record.seconds, 1, 1e3))
+        row += [spread(ratios(record.seconds, peer.seconds), 2) for peer in peers]
+        row.append(f"{record.tokens / median(record.seconds):.0f}")
+        peak = record.peak_bytes
+        row.append("–" if peak is None else f"{peak / 2**30:.2f}")
+        rows.append(row)
+    return (
+        f"\n{about} Forward and backward pass, without the optimizer and without gradient "
+        "checkpointing; the methods take turns in every round, and a ratio is the median of the "
+        "rounds' own ratios. *Peak*: what a step allocates beyond the weights.\n\n"
+        f"Measured on: {where}\n\n" + table([*header, "tokens/s", "peak, GiB"], rows)
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parsed = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parsed.add_argument("--model", choices=list(MODELS), default="llama-3-8b")
+    parsed.add_argument("--methods", nargs="+", choices=ALL_METHODS, default=METHODS)
+    parsed.add_argument("--dtype", choices=list(PRECISIONS), default="bfloat16")
+    parsed.add_argument("--sequences", type=int, default=4)
+    parsed.add_argument("--tokens", type=int, default=512, help="of each sequence")
+    parsed.add_argument("--repetitions", type=int, default=9)
+    parsed.add_argument("--device", type=torch.device, default=torch.device("cuda"))
+    parsed.add_argument("--report", type=Path, default=REPORT)
+    return parsed
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the section, and write it into the report."""
+    given = parser().parse_args(arguments)
+    config, batch = MODELS[given.model], (given.sequences, given.tokens)
+    progress(f"{given.model}, {given.dtype}: {len(given.methods)} methods")
+    precision = PRECISIONS[given.dtype]
+    records = measure(config, given.methods, precision, batch, given.repetitions, given.device)
+    about = (
+        f"{given.model}: {config.num_hidden_layers} blocks of {config.hidden_size} × "
+        f"{config.intermediate_size}, random weights, {given.dtype}; r = {RANK} on "
+        f"{', '.join(TARGETS)}; {given.sequences} sequences of {given.tokens} tokens."
+    )
+    where = kind(given.device)
+    measured = render(records, about, machine(given.device))
+    text = f"## One training step of a whole model: {where}\n{measured}"
+    print(text)
+    write_section(given.report, f"adapter_model {where}", text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""W ⊙ (c + BA) in one pass over W, on a CUDA device with Triton.
+
+Written with separate operations, BA goes to memory and comes back before it meets W; beside the
+products of a short batch that costs as much as one of them. Here a tile of BA is made in registers,
+multiplied by its tile of W, and rounded once.
+
+Triton comes with torch's CUDA builds. Without it, or where it cannot compile (it needs a C
+compiler), the caller takes the plain path.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+_log = logging.getLogger(__name__)
+
+_DTYPES = {torch.bfloat16, torch.float16, torch.float32}
+_MOST_RANK = 128  # whose tiles still fit in a multiprocessor
+
+_disabled = False
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Take the plain path inside the context: to compare, or where the kernel is suspected."""
+    global _disabled
+    before, _disabled = _disabled, True
+    try:
+        yield
+    finally:
+        _disabled = before
+
+
+def hadamard(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype, shift: float) -> Tensor | None:
+    """Return W ⊙ (shift + BA) in `dtype`, (out, in), or None where this way is not open.
+
+    Args:
+        W: (out, in), of any strides.
+        A: (r, in), in the type of B.
+        B: (out, r).
+        dtype: Of the result.
+        shift: 0 for the update alone, 1 for it and the base weight together.
+    """
+    if not _applies(W, A, B, dtype) or not _compiles(W.device):
+        return None
+    from gatera.adapter.fused_kernel import launch
+
+    out = torch.empty(W.shape, dtype=dtype, device=W.device)
+    with torch.cuda.device(W.device):
+        launch(W, A, B, out, shift)
+    return out
+
+
+def _applies(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the kernel computes these tensors; it has no derivative and no compiled form."""
+    if _disabled or W.device.type != "cuda":
+        return False
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    if not all(type(tensor) in (Tensor, nn.Parameter) for tensor in (W, A, B)):
+        return False  # a subclass, such as a sharded tensor, has no memory of that shape
+    if not W.device == A.device == B.device or A.dtype != B.dtype:
+        return False
+    return {W.dtype, A.dtype, dtype} <= _DTYPES and 0 < A.shape[0] <= _MOST_RANK and W.numel() > 0
+
+
+@functools.cache
+def _compiles(device: torch.device) -> bool:
+    """Whether Triton is here and can compile for the device; tried once, on a small product."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        from gatera.adapter.fused_kernel import launch
+
+        one = torch.ones(1, 1, device=device)
+        with torch.cuda.device(device):
+            launch(one, one, one, torch.empty_like(one), 0.0)
+    except Exception as error:  # whatever a compiler that is not whole raises
+        _log.warning(
+            "Triton cannot compile on %s (%s: %s), so W ⊙ (BA) is built by separate operations: "
+            "slower, and as right.",
+            device,
+            type(error).__name__,
+            next(iter(str(error).splitlines()), "no message"),
+        )
+        return False
+    return True
