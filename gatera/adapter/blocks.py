@@ -26,10 +26,14 @@ _TOKEN_BLOCK_BYTES = 2**20
 _LEAST_COLUMNS = 512  # of a row-major weight: narrower strips are slow to read
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """float32, or float64 for it: what is summed over many numbers of a type."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def logit_dtype(x: Tensor, parameter: Tensor) -> torch.dtype:
     """The type that a gate's logit is computed in: float32, or float64 where an input is."""
-    wide = torch.promote_types(x.dtype, parameter.dtype)
-    return torch.promote_types(wide, torch.float32)
+    return torch.float64 if torch.float64 in (x.dtype, parameter.dtype) else torch.float32
 
 
 def as_rows(x: Tensor) -> Tensor:
@@ -39,41 +43,66 @@ def as_rows(x: Tensor) -> Tensor:
 def wide_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`weight` x + bias, (tokens, n), in the logit's type; x is widened block by block."""
     dtype = logit_dtype(rows, weight)
+    if _sums_wide(rows) and rows.dtype == weight.dtype != dtype:
+        y = torch.mm(rows, weight.t(), out_dtype=dtype)  # without a wide copy of x
+        return y if bias is None else y.add_(bias)
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-    blocks = _token_blocks(rows, dtype)
-    return torch.cat([F.linear(rows[part].to(dtype), weight, bias) for part in blocks])
+    parts = [
+        F.linear(_rows_of(rows, part).to(dtype), weight, bias)
+        for part in _token_blocks(rows, dtype)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _sums_wide(rows: Tensor) -> bool:
+    """Whether a product of narrow numbers can come out in the type that it is summed in."""
+    return rows.is_cuda and torch.version.hip is None and not torch.compiler.is_compiling()
 
 
 def wide_weight_gradient(d_y: Tensor, rows: Tensor) -> Tensor:
     """Σ_tokens dy xᵀ, (n, in), in the type of dy."""
     parts = [
-        torch.mm(d_y[part].t(), rows[part].to(d_y.dtype)) for part in _token_blocks(rows, d_y.dtype)
+        torch.mm(_rows_of(d_y, part).t(), _rows_of(rows, part).to(d_y.dtype))
+        for part in _token_blocks(rows, d_y.dtype)
     ]
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
-def _token_blocks(rows: Tensor, dtype: torch.dtype) -> list[slice]:
+Part = slice | None
+"""A run of rows or columns of a matrix, or the whole of it."""
+
+
+def _token_blocks(rows: Tensor, dtype: torch.dtype) -> list[Part]:
     """Blocks of tokens whose copies in `dtype` stay in the processor's cache; one for no copy."""
     if rows.dtype == dtype:
-        return [slice(None)]
+        return [None]
     return _blocks(rows.shape[0], rows.shape[1], rows, _TOKEN_BLOCK_BYTES // dtype.itemsize)
 
 
 def _blocks(
     length: int, other: int, like: Tensor, elements: int = _BLOCK_ELEMENTS, at_least: int = 1
-) -> list[slice]:
+) -> list[Part]:
     """Cut a matrix's side of `length` (the other side whole) into blocks of so many elements.
 
     One block on an accelerator, whose allocator reuses memory and whose cache is small, and in a
     compiled graph, where every block would be operations of its own.
     """
     if like.device.type != "cpu" or torch.compiler.is_compiling():
-        return [slice(None)]
+        return [None]
     step = max(at_least, elements // max(1, other))
     if step >= length:
-        return [slice(None)]
+        return [None]
     step = step // 64 * 64 if step > 64 else step  # aligned to the widest registers
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def _rows_of(matrix: Tensor, part: Part) -> Tensor:
+    # Even a view of the whole takes time, and on an accelerator the processor is what is short.
+    return matrix if part is None else matrix[part]
+
+
+def _columns_of(matrix: Tensor, part: Part) -> Tensor:
+    return matrix if part is None else matrix[:, part]
 
 
 def hadamard_product(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype) -> Tensor:
@@ -94,8 +123,11 @@ def gate_column(logit: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def folded_product(rows: Tensor, W: Tensor, A: Tensor, B: Tensor, bias: Tensor | None) -> Tensor:
     """(W ⊙ (1 + BA)) x + bias, (tokens, out)."""
+    blocks = _blocks(W.shape[0], W.shape[1], W)
+    if blocks == [None]:
+        return F.linear(rows, _block_weight(W, A, B, rows.dtype, 1.0), bias)
     y = rows.new_empty(rows.shape[0], W.shape[0])
-    for part in _blocks(W.shape[0], W.shape[1], W):
+    for part in blocks:
         weight = _block_weight(W[part], A, B[part], rows.dtype, 1.0)
         y[:, part] = F.linear(rows, weight, None if bias is None else bias[part])
     return y
@@ -116,12 +148,12 @@ def add_update(
     if gate is not None and not gate_at_output:
         rows = rows * gate
     for part in _blocks(W.shape[0], W.shape[1], W):
-        D_t = hadamard_product(W[part], A, B[part], rows.dtype).t()  # (in, block)
+        D = hadamard_product(_rows_of(W, part), A, _rows_of(B, part), rows.dtype)  # (block, in)
         if gate_at_output:
             assert gate is not None
-            y[:, part].addcmul_(torch.mm(rows, D_t), gate)
+            _columns_of(y, part).addcmul_(torch.mm(rows, D.t()), gate)
         else:
-            y[:, part].addmm_(rows, D_t)
+            _columns_of(y, part).addmm_(rows, D.t())
 
 
 def _block_weight(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype, identity: float) -> Tensor:
@@ -133,36 +165,40 @@ def _block_weight(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype, identity:
     return D if identity == 0.0 else D.add_(W.to(dtype))
 
 
-def input_gradients(
-    d_y: Tensor,
-    rows: Tensor,
-    gate: Tensor | None,
-    W: Tensor,
-    A: Tensor,
-    B: Tensor,
-    identity: float,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of x, (tokens, in), and of the gate, (tokens, 1); the latter 0 without a gate."""
-    d_gate = d_y.new_zeros(len(d_y), dtype=torch.promote_types(d_y.dtype, torch.float32))
+def input_gradient(
+    d_y: Tensor, rows: Tensor, W: Tensor, A: Tensor, B: Tensor, identity: float
+) -> Tensor:
+    """Gradient of x without a gate, (tokens, in)."""
     blocks = _blocks(W.shape[1], W.shape[0], W, at_least=_LEAST_COLUMNS)
-    if gate is None:
-        d_x = torch.empty_like(rows)
-        for part in blocks:
-            weight = _block_weight(W[:, part], A[:, part], B, rows.dtype, identity)
-            d_x[:, part] = torch.mm(d_y, weight)
-        return d_x, d_gate
-    d_x = rows.new_zeros(rows.shape) if identity == 0.0 else torch.mm(d_y, W.to(rows.dtype))
+    if blocks == [None]:
+        return torch.mm(d_y, _block_weight(W, A, B, rows.dtype, identity))
+    d_x = torch.empty_like(rows)
     for part in blocks:
-        u = torch.mm(d_y, hadamard_product(W[:, part], A[:, part], B, rows.dtype))
-        d_gate += (rows[:, part] * u).sum(-1)
-        d_x[:, part].addcmul_(u, gate)
-    return d_x, d_gate
+        weight = _block_weight(W[:, part], A[:, part], B, rows.dtype, identity)
+        d_x[:, part] = torch.mm(d_y, weight)
+    return d_x
+
+
+def gated_input_gradients(
+    d_y: Tensor, rows: Tensor, gate: Tensor, W: Tensor, A: Tensor, B: Tensor, identity: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x, (tokens, in), and of the gate, (tokens, 1), float32 or better."""
+    d_x = rows.new_zeros(rows.shape) if identity == 0.0 else torch.mm(d_y, W.to(rows.dtype))
+    d_gates = []
+    for part in _blocks(W.shape[1], W.shape[0], W, at_least=_LEAST_COLUMNS):
+        D = hadamard_product(_columns_of(W, part), _columns_of(A, part), B, rows.dtype)
+        u = torch.mm(d_y, D)
+        of_part = (_columns_of(rows, part) * u).sum(-1, keepdim=True, dtype=wide(rows.dtype))
+        d_gates.append(of_part)
+        _columns_of(d_x, part).addcmul_(u, gate)
+    return d_x, d_gates[0] if len(d_gates) == 1 else torch.stack(d_gates).sum(0)
 
 
 def logit_gradient(d_gate: Tensor, logit: Tensor) -> Tensor:
-    """Gradient of the logit, in its shape, from that of g = σ(logit), (tokens)."""
-    gate = torch.sigmoid(logit)
-    return d_gate.view(logit.shape).to(logit.dtype) * gate * (1 - gate)
+    """Gradient of the logit, in its shape, from that of g = σ(logit), (tokens, 1)."""
+    d_gate = d_gate.view(logit.shape).to(logit.dtype)
+    d_logit: Tensor = torch.ops.aten.sigmoid_backward(d_gate, torch.sigmoid(logit))
+    return d_logit
 
 
 def _gated_pair(d_y: Tensor, rows: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -189,10 +225,14 @@ def factor_gradients(
     d_y, rows = _gated_pair(d_y, rows, gate)
     dtype = torch.promote_types(rows.dtype, A.dtype)
     A_t, B_t = A.t().to(dtype), B.t().to(dtype)
-    d_A = A.new_zeros(A.shape, dtype=torch.promote_types(dtype, torch.float32))
+    blocks = _blocks(W.shape[0], W.shape[1], W)
+    if blocks == [None]:
+        d_BA = _outer(d_y, rows).mul_(W).to(dtype)
+        return torch.mm(B_t, d_BA).to(A.dtype), torch.mm(d_BA, A_t).to(B.dtype)
+    d_A = A.new_zeros(A.shape, dtype=wide(dtype))
     d_B = torch.empty_like(B)
-    for part in _blocks(W.shape[0], W.shape[1], W):
-        d_BA = (_outer(d_y[:, part], rows).mul_(W[part])).to(dtype)  # (block, in)
+    for part in blocks:
+        d_BA = _outer(d_y[:, part], rows).mul_(W[part]).to(dtype)  # (block, in)
         d_A += torch.mm(B_t[:, part], d_BA)
         d_B[part] = torch.mm(d_BA, A_t)
     return d_A.to(A.dtype), d_B

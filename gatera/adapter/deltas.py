@@ -251,7 +251,9 @@ class Dora(Delta):
         assert W is not None
         low_rank = {name: p[name] for name in ("A", "B")}
         super().reset(low_rank, W, identity, generator_for)
-        p["magnitude"].copy_(self._norm(W, p))
+        # Parameters are made where generators draw, and W may lie on an accelerator already.
+        beside_W = {name: factor.to(W.device) for name, factor in low_rank.items()}
+        p["magnitude"].copy_(self._norm(W, beside_W))
 
     def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
         """Return g · ((m/‖V‖ - 1) ⊙ W x + m/‖V‖ ⊙ alpha/r · BA x)."""

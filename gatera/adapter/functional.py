@@ -25,7 +25,8 @@ from gatera.adapter.blocks import (
     factor_gradients,
     folded_product,
     gate_column,
-    input_gradients,
+    gated_input_gradients,
+    input_gradient,
     logit_gradient,
     weight_gradient,
     wide_product,
@@ -251,11 +252,11 @@ class _HadamardLinear(torch.autograd.Function):
             if needs_bias:
                 d_bias = d_y.sum(0)
             gate = gate_column(logit, ctx.dtype)  # (tokens, 1)
-            if needs_x or needs_logit:
-                d_x, d_gate = input_gradients(d_y, rows, gate, W, A, B, ctx.identity)
-                d_x = d_x.view(x.shape).to(x.dtype)
-                if logit is not None:
-                    d_logit = logit_gradient(d_gate, logit)
+            if gate is not None and (needs_x or needs_logit):
+                d_x, d_gate = gated_input_gradients(d_y, rows, gate, W, A, B, ctx.identity)
+                d_x, d_logit = d_x.view(x.shape).to(x.dtype), logit_gradient(d_gate, logit)
+            elif needs_x:
+                d_x = input_gradient(d_y, rows, W, A, B, ctx.identity).view(x.shape).to(x.dtype)
             if needs_A or needs_B:
                 d_A, d_B = factor_gradients(d_y, rows, gate, W, A, B)
             if needs_W:
@@ -300,6 +301,8 @@ class _TokenGatedLayer(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return (*differentiable_gradients(ctx, _token_gated_equation, 7, grads), None)
+        if grads[0] is None and grads[1] is None:
+            return (None,) * 8
         x, W, A, B, weight, gate_bias, _, logit = ctx.saved_tensors
         needs_x, needs_W, needs_A, needs_B, needs_weight, needs_gate_bias, needs_bias = (
             ctx.needs_input_grad[:7]
@@ -307,20 +310,24 @@ class _TokenGatedLayer(torch.autograd.Function):
         d_x = d_W = d_A = d_B = d_weight = d_gate_bias = d_bias = None
         with without_autocast(x):
             rows, gate = as_rows(x).to(ctx.dtype), gate_column(logit, ctx.dtype)
-            d_logit = logit.new_zeros(logit.shape) if grads[1] is None else as_rows(grads[1])
-            if grads[0] is None:  # the gate's entropy alone
+            d_logit = None if grads[1] is None else as_rows(grads[1])  # of the gate's entropy
+            if grads[0] is None:
                 d_x = rows.new_zeros(rows.shape)
             else:
                 d_y = as_rows(grads[0])
-                d_x, d_gate = input_gradients(d_y, rows, gate, W, A, B, 1.0)
-                d_logit = d_logit + logit_gradient(d_gate, logit)
+                assert gate is not None
+                d_x, d_gate = gated_input_gradients(d_y, rows, gate, W, A, B, 1.0)
+                through_gate = logit_gradient(d_gate, logit)
+                d_logit = through_gate if d_logit is None else d_logit + through_gate
                 if needs_A or needs_B:
                     d_A, d_B = factor_gradients(d_y, rows, gate, W, A, B)
                 if needs_W:
                     d_W = weight_gradient(d_y, rows, gate, A, B, 1.0).to(W.dtype)
                 if needs_bias:
                     d_bias = d_y.sum(0)
-            d_logit = d_logit / ctx.temperature
+            assert d_logit is not None
+            if ctx.temperature != 1.0:
+                d_logit = d_logit / ctx.temperature
             if needs_x:
                 d_x.addmm_(d_logit.to(d_x.dtype), weight.to(d_x.dtype))
             if needs_weight:

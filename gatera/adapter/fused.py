@@ -13,8 +13,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 _DTYPES = {torch.bfloat16, torch.float16, torch.float32}
 _MOST_RANK = 128  # whose tiles still fit in a multiprocessor
+# Below, the separate operations are done before the processor has launched the kernel.
+_LEAST_ELEMENTS = 2**23
 
 _disabled = False
 
@@ -48,19 +50,21 @@ def hadamard(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype, shift: float) 
         dtype: Of the result.
         shift: 0 for the update alone, 1 for it and the base weight together.
     """
-    if not _applies(W, A, B, dtype) or not _compiles(W.device):
+    if not _applies(W, A, B, dtype):
         return None
-    from gatera.adapter.fused_kernel import launch
-
+    launch = _launcher(W.device)
+    if launch is None:
+        return None
     out = torch.empty(W.shape, dtype=dtype, device=W.device)
-    with torch.cuda.device(W.device):
+    here = W.device.index == torch.cuda.current_device()
+    with nullcontext() if here else torch.cuda.device(W.device):
         launch(W, A, B, out, shift)
     return out
 
 
 def _applies(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype) -> bool:
     """Whether the kernel computes these tensors; it has no derivative and no compiled form."""
-    if _disabled or W.device.type != "cuda":
+    if W.device.type != "cuda" or _disabled or W.numel() < _LEAST_ELEMENTS:
         return False
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
@@ -68,14 +72,19 @@ def _applies(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype) -> bool:
         return False  # a subclass, such as a sharded tensor, has no memory of that shape
     if not W.device == A.device == B.device or A.dtype != B.dtype:
         return False
-    return {W.dtype, A.dtype, dtype} <= _DTYPES and 0 < A.shape[0] <= _MOST_RANK and W.numel() > 0
+    if not A.is_contiguous() or not B.is_contiguous() or A.shape[0] > _MOST_RANK:
+        return False
+    return {W.dtype, A.dtype, dtype} <= _DTYPES
 
 
 @functools.cache
-def _compiles(device: torch.device) -> bool:
-    """Whether Triton is here and can compile for the device; tried once, on a small product."""
+def _launcher(device: torch.device) -> Callable[..., None] | None:
+    """The kernel's launcher, or None where Triton is missing or cannot compile.
+
+    Tried once for a device, on a small product.
+    """
     if importlib.util.find_spec("triton") is None:
-        return False
+        return None
     try:
         from gatera.adapter.fused_kernel import launch
 
@@ -90,5 +99,5 @@ def _compiles(device: torch.device) -> bool:
             type(error).__name__,
             next(iter(str(error).splitlines()), "no message"),
         )
-        return False
-    return True
+        return None
+    return launch

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from gatera.adapter.blocks import as_rows, gate_column, logit_dtype, wide_product
+from gatera.adapter.blocks import as_rows, logit_dtype, wide_product
 from gatera.adapter.functional import differentiable_gradients, without_autocast
 
 
@@ -75,7 +75,8 @@ class _TokenGatedLowRank(torch.autograd.Function):
             logit = logit / temperature if temperature != 1.0 else logit
             ctx.save_for_backward(x, A, B, weight, gate_bias, narrow, logit)
             ctx.set_materialize_grads(False)
-            y = torch.mm(_gated(narrow, logit, scaling), B.to(dtype).t())
+            factor = _factor(torch.sigmoid(logit), scaling, dtype)
+            y = torch.mm(narrow * factor, B.to(dtype).t())
             tokens = x.shape[:-1]
             return y.view(*tokens, B.shape[0]), logit.view(*tokens, 1)
 
@@ -83,21 +84,28 @@ class _TokenGatedLowRank(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return (*differentiable_gradients(ctx, _equation, 5, grads), None, None, None)
+        if grads[0] is None and grads[1] is None:
+            return (None,) * 8
         x, A, B, weight, gate_bias, narrow, logit = ctx.saved_tensors
         needs_x, needs_A, needs_B, needs_weight, needs_bias = ctx.needs_input_grad[:5]
         d_x = d_A = d_B = d_weight = d_bias = None
         with without_autocast(x):
-            d_logit = logit.new_zeros(logit.shape) if grads[1] is None else as_rows(grads[1])
-            d_narrow = torch.zeros_like(narrow)
-            if grads[0] is not None:
+            d_logit = None if grads[1] is None else as_rows(grads[1])  # of the gate's entropy
+            gate = torch.sigmoid(logit)
+            factor = _factor(gate, ctx.scaling, narrow.dtype)
+            if grads[0] is None:
+                d_narrow = torch.zeros_like(narrow)
+            else:
                 d_y = as_rows(grads[0])
                 if needs_B:
-                    gated = _gated(narrow, logit, ctx.scaling)
-                    d_B = torch.mm(d_y.t(), gated).to(B.dtype)
+                    d_B = torch.mm(d_y.t(), narrow * factor).to(B.dtype)
                 d_gated = torch.mm(d_y, B.to(ctx.dtype))  # (tokens, r)
-                d_logit = d_logit + _logit_gradient(d_gated, narrow, logit, ctx.scaling)
-                d_narrow = _gated(d_gated, logit, ctx.scaling)
-            d_logit = d_logit / ctx.temperature
+                through_gate = _logit_gradient(d_gated, narrow, gate, ctx.scaling)
+                d_logit = through_gate if d_logit is None else d_logit + through_gate
+                d_narrow = d_gated * factor
+            assert d_logit is not None
+            if ctx.temperature != 1.0:
+                d_logit = d_logit / ctx.temperature
             both = torch.cat([d_narrow, d_logit.to(ctx.dtype)], dim=1)  # (tokens, r + 1)
             if needs_x:
                 stacked = torch.cat([A.to(ctx.dtype), weight.to(ctx.dtype)])
@@ -121,16 +129,17 @@ def _projected(
     return both[:, :-1], both[:, -1:] + gate_bias.to(dtype)
 
 
-def _gated(narrow: Tensor, logit: Tensor, scaling: float) -> Tensor:
-    gate = gate_column(logit, narrow.dtype)
-    assert gate is not None
-    return narrow * (gate if scaling == 1.0 else gate * scaling)
+def _factor(gate: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
+    """s g, (tokens, 1)."""
+    return (gate if scaling == 1.0 else gate * scaling).to(dtype)
 
 
-def _logit_gradient(d_gated: Tensor, narrow: Tensor, logit: Tensor, scaling: float) -> Tensor:
-    gate = torch.sigmoid(logit)
-    d_gate = (d_gated * narrow).sum(1, keepdim=True, dtype=logit.dtype) * scaling
-    return d_gate * gate * (1 - gate)
+def _logit_gradient(d_gated: Tensor, narrow: Tensor, gate: Tensor, scaling: float) -> Tensor:
+    d_gate = (d_gated * narrow).sum(1, keepdim=True, dtype=gate.dtype)
+    if scaling != 1.0:
+        d_gate = d_gate * scaling
+    d_logit: Tensor = torch.ops.aten.sigmoid_backward(d_gate, gate)
+    return d_logit
 
 
 def _equation(

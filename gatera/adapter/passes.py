@@ -215,4 +215,6 @@ def _rearrange(cache: Any, name: str, argument: Any) -> None:
 def _differ(mask: Tensor | None, other: Tensor | None) -> bool:
     if mask is None or other is None:
         return mask is not other
-    return mask.shape != other.shape or not torch.equal(mask, other)
+    if mask.shape != other.shape or mask.device != other.device:
+        return True
+    return not torch.equal(mask, other)

@@ -23,6 +23,14 @@ pytestmark = pytest.mark.gpu
 
 GATES = ("token", "static", "none", "mlp", "attention", "channel")
 DELTAS = ("hira", "lora", "dora", "mora", "hilora")
+
+
+@pytest.fixture(autouse=True)
+def _kernel_at_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small weights take the kernel too, which else is for large ones."""
+    monkeypatch.setattr(fused, "_LEAST_ELEMENTS", 1)
+
+
 MakeLlama = Callable[[], LlamaForCausalLM]
 
 
@@ -57,7 +65,9 @@ def loss_and_gradients(model: PeftModel, given: dict[str, Tensor]) -> dict[str, 
     model.zero_grad()
     logits = model(**given).logits[given["attention_mask"].bool()].double()
     logits.square().mean().backward()
-    found = {n: p.grad.double().cpu() for n, p in model.named_parameters() if p.requires_grad}
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    # Copies: a move of the model takes the gradients along.
+    found = {name: p.grad.to("cpu", torch.float64, copy=True) for name, p in trained.items()}
     return {"logits": logits.detach().cpu(), **found}
 
 
@@ -69,12 +79,13 @@ def check_close(found: dict[str, Tensor], expected: dict[str, Tensor], most: flo
         assert difference <= max(most * value.norm(), least * 0.1), name
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-5), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("delta", DELTAS)
 @pytest.mark.parametrize("gate", GATES)
 def test_every_gate_and_update_gives_what_it_gives_in_float64(
     llama: MakeLlama, gate: str, delta: str, dtype: torch.dtype, most: float
 ) -> None:
+    """LLaMA's own rotations are float32 whatever the type, and come out a little different."""
     model = adapted(llama, gate, delta)
     expected = loss_and_gradients(model, tokens())
     model.to("cuda", dtype)
@@ -136,6 +147,19 @@ def test_checkpointing_and_compilation_give_the_same_gradients(llama: MakeLlama)
     torch.compiler.reset()
 
 
+def test_an_adapter_can_be_put_on_a_model_that_lies_there(llama: MakeLlama) -> None:
+    """The values are those drawn on the processor, whatever the device."""
+    found = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(5)
+        config = GateraConfig(r=4, delta="dora", target_modules=["q_proj"], init_weights=False)
+        model = get_peft_model(llama().to(device), config)
+        found.append({n: p for n, p in model.named_parameters() if "gatera_" in n})
+        assert {p.device.type for p in found[-1].values()} == {device}
+    for name, parameter in found[0].items():
+        torch.testing.assert_close(found[1][name].cpu(), parameter, rtol=1e-5, atol=1e-6)
+
+
 def test_merging_and_unmerging_restore_the_weight(llama: MakeLlama) -> None:
     model = adapted(llama, "static", "hira").to("cuda", torch.bfloat16).eval()
     weight = model.base_model.model.model.layers[0].mlp.up_proj.get_base_layer().weight
@@ -188,7 +212,7 @@ SHAPES = [(1, 1, 1), (64, 128, 16), (65, 129, 3), (200, 70, 40), (7, 300, 128), 
         (torch.float32, torch.float32, 1e-6),
         (torch.bfloat16, torch.bfloat16, 2**-8),
         (torch.bfloat16, torch.float32, 2**-8),
-        (torch.float16, torch.float16, 2**-11),
+        (torch.float16, torch.float16, 2**-10),
     ],
 )
 def test_the_kernel_builds_the_product(
@@ -214,15 +238,16 @@ def test_the_kernel_builds_the_product(
     expected = W.double() * (shift + B.double() @ A.double())
     # The sum of a tile's products may cancel; its terms bound what float32 loses.
     terms = W.double().abs() * (shift + B.double().abs() @ A.double().abs())
-    assert ((found.double() - expected).abs() <= most * expected.abs() + 1e-6 * terms).all()
+    # The least float16 that is not 0 is 6e-8.
+    assert ((found.double() - expected).abs() <= most * expected.abs() + 1e-6 * terms + 6e-8).all()
 
 
 @pytest.fixture
 def without_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    fused._compiles.cache_clear()
+    fused._launcher.cache_clear()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     yield
-    fused._compiles.cache_clear()
+    fused._launcher.cache_clear()
 
 
 def factors() -> tuple[Tensor, Tensor, Tensor]:
@@ -250,11 +275,11 @@ def test_a_compiler_that_fails_is_told_once_and_done_without(
         raise RuntimeError("no C compiler\nfound")
 
     W, A, B = factors()
-    fused._compiles.cache_clear()
+    fused._launcher.cache_clear()
     monkeypatch.setattr("gatera.adapter.fused_kernel.launch", broken)
     with caplog.at_level(logging.WARNING):
         products_found = [hadamard_product(W, A, B, torch.float32) for _ in range(3)]
-    fused._compiles.cache_clear()
+    fused._launcher.cache_clear()
     torch.testing.assert_close(products_found[0], W * (B @ A))
     assert [record.getMessage().count("no C compiler") for record in caplog.records] == [1]
 
@@ -265,6 +290,7 @@ def test_what_the_kernel_cannot_do_takes_the_plain_path() -> None:
         assert fused.hadamard(W.double(), A.double(), B.double(), torch.float64, 0.0) is None
         assert fused.hadamard(W.cpu(), A.cpu(), B.cpu(), torch.float32, 0.0) is None
         assert fused.hadamard(W, A.bfloat16(), B, torch.float32, 0.0) is None
+        assert fused.hadamard(W, A.t().contiguous().t(), B, torch.float32, 0.0) is None
         wide_A, wide_B = A.repeat(20, 1), B.repeat(1, 20)
         assert fused.hadamard(W, wide_A, wide_B, torch.float32, 0.0) is None
         torch.testing.assert_close(

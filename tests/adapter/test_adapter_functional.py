@@ -361,10 +361,12 @@ def test_any_cut_into_blocks_gives_the_same(
 class CountedBlocks:
     """`_blocks` with blocks of so many elements, and how many blocks came of it."""
 
-    def __init__(self, cut: Callable[..., list[slice]], elements: int) -> None:
+    def __init__(self, cut: Callable[..., list[blocks.Part]], elements: int) -> None:
         self.cut, self.elements, self.most = cut, elements, 0
 
-    def __call__(self, length: int, other: int, like: Tensor, *_: int, **__: int) -> list[slice]:
+    def __call__(
+        self, length: int, other: int, like: Tensor, *_: int, **__: int
+    ) -> list[blocks.Part]:
         found = self.cut(length, other, like, self.elements)
         self.most = max(self.most, len(found))
         return found
@@ -373,7 +375,9 @@ class CountedBlocks:
 @pytest.mark.parametrize(("length", "other"), [(1, 1), (64, 3), (65, 3), (1000, 7), (200, 5000)])
 def test_blocks_cover_a_side_once(length: int, other: int) -> None:
     parts = blocks._blocks(length, other, torch.empty(0), 700)
-    assert [i for part in parts for i in range(length)[part]] == list(range(length))
+    covered = [i for part in parts for i in range(length)[slice(None) if part is None else part]]
+    assert covered == list(range(length))
+    assert (len(parts) == 1) == (parts == [None])
 
 
 def gated_layer_by_parts(
