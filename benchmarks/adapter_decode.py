@@ -198,9 +198,9 @@ def _skipping_table(records: Sequence[Record]) -> str:
         holds = ""
         if record.name == SKIPPED:
             holds = "yes" if median(ratio) <= MOST_OVER_UNSKIPPED else "**no**"
-        rows.append(
-            [record.name, record.dtype, spread(record.seconds, 0, 1e3), spread(ratio, 2), holds]
-        )
+        digits = 0 if median(record.seconds) >= 0.1 else 2
+        milliseconds = spread(record.seconds, digits, 1e3)
+        rows.append([record.name, record.dtype, milliseconds, spread(ratio, 2), holds])
     text = (
         f"Gates of {CLOSED_SHARE:.0%} of the tokens lie below the threshold. Target: at most "
         f"{MOST_OVER_UNSKIPPED} × of the same layers without skipping.\n\n"

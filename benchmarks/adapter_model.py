@@ -32,6 +32,7 @@ from adapted_blocks import (
 from measuring import (
     REPORT,
     interleaved_seconds,
+    kernel_seconds,
     kind,
     machine,
     peak_bytes,
@@ -78,6 +79,7 @@ class Record:
     trained_parameters: int
     seconds: list[float]  # one a round
     peak_bytes: int | None  # beyond the weights; None on a CPU
+    kernel_seconds: float | None  # None on a CPU
 
 
 def measure(
@@ -94,16 +96,13 @@ def measure(
     models = {method: _adapted(base, method, precision) for method in methods}
     steps = {method: _step(model, ids, precision) for method, model in models.items()}
     seconds = interleaved_seconds(steps, repetitions, device)
-    peaks = {}
+    records = []
     for method, model in models.items():
         for other in models.values():
-            other.zero_grad()
-        peaks[method] = peak_bytes(steps[method], device)
-        model.zero_grad()
-    return [
-        Record(method, ids.numel(), _trained(model), seconds[method], peaks[method])
-        for method, model in models.items()
-    ]
+            other.zero_grad()  # whose gradients would count as memory that was there before
+        peak, kernels = peak_bytes(steps[method], device), kernel_seconds(steps[method], device)
+        records.append(Record(method, ids.numel(), _trained(model), seconds[method], peak, kernels))
+    return records
 
 
 def _random_model(
@@ -145,25 +144,34 @@ def _step(model: nn.Module, ids: torch.Tensor, precision: Precision) -> Callable
     return step
 
 
-def render(records: Sequence[Record], about: str, where: str) -> str:
-    """The report's section."""
+def render(groups: dict[str, list[Record]], about: str, where: str) -> str:
+    """The report's section, with a table for each precision."""
+    parts = [
+        f"\n{about} Forward and backward pass, without the optimizer and without gradient "
+        "checkpointing; the methods take turns in every round, and a ratio is the median of the "
+        "rounds' own ratios. *Kernels*: the time that the device works in a step. *Peak*: what a "
+        "step allocates beyond the weights. The types are those of the section on one block's "
+        f"step.\n\nMeasured on: {where}\n"
+    ]
+    for dtype, records in groups.items():
+        parts += [f"\n### {dtype}\n\n", _table(records)]
+    return "".join(parts)
+
+
+def _table(records: Sequence[Record]) -> str:
     peers = [r for r in records if r.method in (PEFT_HIRA, PEFT_LORA)]
-    header = ["method", "trained, M", "step, ms", *(f"× {peer.method}" for peer in peers)]
     rows = []
     for record in records:
         row = [record.method, f"{record.trained_parameters / 1e6:.2f}"]
         row.append(spread(record.seconds, 1, 1e3))
         row += [spread(ratios(record.seconds, peer.seconds), 2) for peer in peers]
+        kernels, peak = record.kernel_seconds, record.peak_bytes
+        row.append("–" if kernels is None else f"{kernels * 1e3:.1f}")
         row.append(f"{record.tokens / median(record.seconds):.0f}")
-        peak = record.peak_bytes
         row.append("–" if peak is None else f"{peak / 2**30:.2f}")
         rows.append(row)
-    return (
-        f"\n{about} Forward and backward pass, without the optimizer and without gradient "
-        "checkpointing; the methods take turns in every round, and a ratio is the median of the "
-        "rounds' own ratios. *Peak*: what a step allocates beyond the weights.\n\n"
-        f"Measured on: {where}\n\n" + table([*header, "tokens/s", "peak, GiB"], rows)
-    )
+    header = ["method", "trained, M", "step, ms", *(f"× {peer.method}" for peer in peers)]
+    return table([*header, "kernels, ms", "tokens/s", "peak, GiB"], rows)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -171,7 +179,9 @@ def parser() -> argparse.ArgumentParser:
     parsed = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parsed.add_argument("--model", choices=list(MODELS), default="llama-3-8b")
     parsed.add_argument("--methods", nargs="+", choices=ALL_METHODS, default=METHODS)
-    parsed.add_argument("--dtype", choices=list(PRECISIONS), default="bfloat16")
+    parsed.add_argument(
+        "--dtypes", nargs="+", choices=list(PRECISIONS), default=["bfloat16", "bfloat16-default"]
+    )
     parsed.add_argument("--sequences", type=int, default=4)
     parsed.add_argument("--tokens", type=int, default=512, help="of each sequence")
     parsed.add_argument("--repetitions", type=int, default=9)
@@ -184,16 +194,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the section, and write it into the report."""
     given = parser().parse_args(arguments)
     config, batch = MODELS[given.model], (given.sequences, given.tokens)
-    progress(f"{given.model}, {given.dtype}: {len(given.methods)} methods")
-    precision = PRECISIONS[given.dtype]
-    records = measure(config, given.methods, precision, batch, given.repetitions, given.device)
+    groups = {}
+    for dtype in given.dtypes:
+        progress(
+            f"{given.model}, {dtype}: {len(given.methods)} methods, {given.repetitions} rounds"
+        )
+        groups[dtype] = measure(
+            config, given.methods, PRECISIONS[dtype], batch, given.repetitions, given.device
+        )
     about = (
         f"{given.model}: {config.num_hidden_layers} blocks of {config.hidden_size} × "
-        f"{config.intermediate_size}, random weights, {given.dtype}; r = {RANK} on "
-        f"{', '.join(TARGETS)}; {given.sequences} sequences of {given.tokens} tokens."
+        f"{config.intermediate_size}, random weights; r = {RANK} on {', '.join(TARGETS)}; "
+        f"{given.sequences} sequences of {given.tokens} tokens."
     )
     where = kind(given.device)
-    measured = render(records, about, machine(given.device))
+    measured = render(groups, about, machine(given.device))
     text = f"## One training step of a whole model: {where}\n{measured}"
     print(text)
     write_section(given.report, f"adapter_model {where}", text)

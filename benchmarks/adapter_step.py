@@ -35,6 +35,7 @@ from adapted_blocks import (
 from measuring import (
     REPORT,
     interleaved_seconds,
+    kernel_seconds,
     kind,
     machine,
     peak_bytes,
@@ -85,8 +86,9 @@ at hand: less than any Hadamard layer of that many products can take. A token's 
 bfloat16, where W and D stay apart in the forward pass, since W (1 + BA) would round away any BA
 below 2⁻⁹, and with it the first steps of training.
 
-*plain*, on a CUDA device: the same method without the Triton kernel that builds W ⊙ (BA) in one
-pass.
+On a CUDA device: *kernels*, the time that the device works in a step; the rest of a step it waits
+for the processor to launch the next operation, which takes longer on a virtual machine. *plain*:
+the same method without the Triton kernel that builds W ⊙ (BA) in one pass.
 
 - `float32`: all in float32.
 - `bfloat16`: base weights, activations and adapters in bfloat16 (`autocast_adapter_dtype=False`).
@@ -107,6 +109,7 @@ class Record:
     seconds: list[float]  # one a round
     kept_bytes: int | None  # five projections; None for products alone
     peak_bytes: int | None  # up and down projection; None on a CPU
+    kernel_seconds: float | None = None  # None on a CPU
 
 
 def measure(
@@ -139,9 +142,12 @@ def measure(
         steps[bare_products.name(count)] = bare
     seconds = interleaved_seconds(steps, repetitions, device)
     peaks = {name: peak_bytes(steps[name], device) for name in timed}
+    kernels = {name: kernel_seconds(step, device) for name, step in steps.items()}
     kept = _bytes_kept(size, methods, precision, device)
     return [
-        Record(size_name, dtype, name, seconds[name], kept.get(name), peaks.get(name))
+        Record(
+            size_name, dtype, name, seconds[name], kept.get(name), peaks.get(name), kernels[name]
+        )
         for name in steps
     ]
 
@@ -226,13 +232,15 @@ def _group_table(group: Sequence[Record]) -> str:
     peers = [r for r in group if r.method in (PEFT_HIRA, PEFT_LORA)]
     on_gpu = any(r.peak_bytes is not None for r in group)
     header = ["method", "step, ms", *(f"× {peer.method}" for peer in peers), "kept, MiB"]
-    header += ["peak, MiB", "tokens/s"] if on_gpu else []
+    header += ["kernels, ms", "peak, MiB", "tokens/s"] if on_gpu else []
     rows = []
     for record in group:
-        row = [record.method, spread(record.seconds, 1, 1e3)]
+        row = [record.method, spread(record.seconds, 2 if on_gpu else 1, 1e3)]
         row += [spread(ratios(record.seconds, peer.seconds), 2) for peer in peers]
         row.append("–" if record.kept_bytes is None else f"{record.kept_bytes / 2**20:.2f}")
         if on_gpu:
+            kernels = record.kernel_seconds
+            row.append("–" if kernels is None else f"{kernels * 1e3:.2f}")
             row.append("–" if record.peak_bytes is None else f"{record.peak_bytes / 2**20:.0f}")
             row.append(f"{SIZES[record.size].tokens / median(record.seconds):.0f}")
         rows.append(row)

@@ -61,6 +61,28 @@ def peak_bytes(step: Callable[[], None], device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) - before
 
 
+def kernel_seconds(
+    step: Callable[[], None], device: torch.device, repetitions: int = 3
+) -> float | None:
+    """Seconds of a step's work on the device itself; None on a CPU.
+
+    What is left of the step's time passes while the device waits for the processor to launch.
+    """
+    if device.type != "cuda":
+        return None
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        for _ in range(repetitions):
+            step()
+        torch.cuda.synchronize(device)
+    kernels = [
+        event
+        for event in profiler.key_averages()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    ]
+    return sum(event.self_device_time_total for event in kernels) / repetitions / 1e6
+
+
 def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
     """Ratios of two steps, one for each round."""
     return [a / b for a, b in zip(numerator, denominator, strict=True)]

@@ -59,13 +59,15 @@ def _sums_wide(rows: Tensor) -> bool:
     return rows.is_cuda and torch.version.hip is None and not torch.compiler.is_compiling()
 
 
-def wide_weight_gradient(d_y: Tensor, rows: Tensor) -> Tensor:
-    """Σ_tokens dy xᵀ, (n, in), in the type of dy."""
+def wide_weight_gradient(d_y: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Σ_tokens dy xᵀ, (n, in), summed in the type of dy and then cast to the weight's `dtype`."""
+    if _sums_wide(rows) and rows.dtype == dtype:
+        return torch.mm(d_y.to(dtype).t(), rows)  # without a wide copy of x
     parts = [
         torch.mm(_rows_of(d_y, part).t(), _rows_of(rows, part).to(d_y.dtype))
         for part in _token_blocks(rows, d_y.dtype)
     ]
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+    return (parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)).to(dtype)
 
 
 Part = slice | None
@@ -194,10 +196,10 @@ def gated_input_gradients(
     return d_x, d_gates[0] if len(d_gates) == 1 else torch.stack(d_gates).sum(0)
 
 
-def logit_gradient(d_gate: Tensor, logit: Tensor) -> Tensor:
-    """Gradient of the logit, in its shape, from that of g = σ(logit), (tokens, 1)."""
-    d_gate = d_gate.view(logit.shape).to(logit.dtype)
-    d_logit: Tensor = torch.ops.aten.sigmoid_backward(d_gate, torch.sigmoid(logit))
+def logit_gradient(d_gate: Tensor, gate: Tensor) -> Tensor:
+    """Gradient of the logit from that of g = σ(logit), both in the shape and type of `gate`."""
+    d_gate = d_gate.view(gate.shape).to(gate.dtype)
+    d_logit: Tensor = torch.ops.aten.sigmoid_backward(d_gate, gate)
     return d_logit
 
 

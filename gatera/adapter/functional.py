@@ -172,7 +172,7 @@ class _WideLinear(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 d_x = torch.mm(d_y.to(x.dtype), weight.to(x.dtype)).view(x.shape)
             if ctx.needs_input_grad[1]:
-                d_weight = wide_weight_gradient(d_y, as_rows(x)).to(weight.dtype)
+                d_weight = wide_weight_gradient(d_y, as_rows(x), weight.dtype)
             if ctx.needs_input_grad[2]:
                 d_bias = d_y.sum(0).to(ctx.bias_dtype)
         return d_x, d_weight, d_bias
@@ -254,7 +254,10 @@ class _HadamardLinear(torch.autograd.Function):
             gate = gate_column(logit, ctx.dtype)  # (tokens, 1)
             if gate is not None and (needs_x or needs_logit):
                 d_x, d_gate = gated_input_gradients(d_y, rows, gate, W, A, B, ctx.identity)
-                d_x, d_logit = d_x.view(x.shape).to(x.dtype), logit_gradient(d_gate, logit)
+                d_x, d_logit = (
+                    d_x.view(x.shape).to(x.dtype),
+                    logit_gradient(d_gate, torch.sigmoid(logit)),
+                )
             elif needs_x:
                 d_x = input_gradient(d_y, rows, W, A, B, ctx.identity).view(x.shape).to(x.dtype)
             if needs_A or needs_B:
@@ -290,9 +293,10 @@ class _TokenGatedLayer(torch.autograd.Function):
             if temperature != 1.0:
                 logit.div_(temperature)
             rows = as_rows(x).to(ctx.dtype)
+            gate = torch.sigmoid(logit)
             y = base_product(rows, W, bias, 1.0)
-            add_update(y, rows, W, A, B, gate_column(logit, ctx.dtype))
-            ctx.save_for_backward(x, W, A, B, weight, gate_bias, bias, logit)
+            add_update(y, rows, W, A, B, gate.to(ctx.dtype))
+            ctx.save_for_backward(x, W, A, B, weight, gate_bias, bias, gate)
             ctx.set_materialize_grads(False)
             tokens = x.shape[:-1]
             return y.view(*tokens, W.shape[0]), logit.view(*tokens, 1)
@@ -303,21 +307,20 @@ class _TokenGatedLayer(torch.autograd.Function):
             return (*differentiable_gradients(ctx, _token_gated_equation, 7, grads), None)
         if grads[0] is None and grads[1] is None:
             return (None,) * 8
-        x, W, A, B, weight, gate_bias, _, logit = ctx.saved_tensors
+        x, W, A, B, weight, gate_bias, _, wide_gate = ctx.saved_tensors
         needs_x, needs_W, needs_A, needs_B, needs_weight, needs_gate_bias, needs_bias = (
             ctx.needs_input_grad[:7]
         )
         d_x = d_W = d_A = d_B = d_weight = d_gate_bias = d_bias = None
         with without_autocast(x):
-            rows, gate = as_rows(x).to(ctx.dtype), gate_column(logit, ctx.dtype)
+            rows, gate = as_rows(x).to(ctx.dtype), wide_gate.to(ctx.dtype)
             d_logit = None if grads[1] is None else as_rows(grads[1])  # of the gate's entropy
             if grads[0] is None:
                 d_x = rows.new_zeros(rows.shape)
             else:
                 d_y = as_rows(grads[0])
-                assert gate is not None
                 d_x, d_gate = gated_input_gradients(d_y, rows, gate, W, A, B, 1.0)
-                through_gate = logit_gradient(d_gate, logit)
+                through_gate = logit_gradient(d_gate, wide_gate)
                 d_logit = through_gate if d_logit is None else d_logit + through_gate
                 if needs_A or needs_B:
                     d_A, d_B = factor_gradients(d_y, rows, gate, W, A, B)
@@ -331,7 +334,7 @@ class _TokenGatedLayer(torch.autograd.Function):
             if needs_x:
                 d_x.addmm_(d_logit.to(d_x.dtype), weight.to(d_x.dtype))
             if needs_weight:
-                d_weight = wide_weight_gradient(d_logit, as_rows(x)).to(weight.dtype)
+                d_weight = wide_weight_gradient(d_logit, as_rows(x), weight.dtype)
             if needs_gate_bias:
                 d_gate_bias = d_logit.sum(0).to(gate_bias.dtype)
         return d_x.view(x.shape).to(x.dtype), d_W, d_A, d_B, d_weight, d_gate_bias, d_bias, None

@@ -23,8 +23,9 @@ _log = logging.getLogger(__name__)
 
 _DTYPES = {torch.bfloat16, torch.float16, torch.float32}
 _MOST_RANK = 128  # whose tiles still fit in a multiprocessor
-# Below, the separate operations are done before the processor has launched the kernel.
-_LEAST_ELEMENTS = 2**23
+# Of W. Below, the kernel's launch takes longer than it saves; where the factors are wider than W,
+# the separate operations write BA in that type, and it saves more.
+_LEAST_ELEMENTS, _LEAST_ELEMENTS_OF_WIDE_FACTORS = 2**25, 2**23
 
 _disabled = False
 
@@ -64,7 +65,10 @@ def hadamard(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype, shift: float) 
 
 def _applies(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype) -> bool:
     """Whether the kernel computes these tensors; it has no derivative and no compiled form."""
-    if W.device.type != "cuda" or _disabled or W.numel() < _LEAST_ELEMENTS:
+    if W.device.type != "cuda" or _disabled:
+        return False
+    same_type = A.dtype == W.dtype
+    if W.numel() < (_LEAST_ELEMENTS if same_type else _LEAST_ELEMENTS_OF_WIDE_FACTORS):
         return False
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from gatera.adapter.blocks import as_rows, logit_dtype, wide_product
+from gatera.adapter.blocks import as_rows, logit_dtype, logit_gradient, wide_product
 from gatera.adapter.functional import differentiable_gradients, without_autocast
 
 
@@ -73,9 +73,10 @@ class _TokenGatedLowRank(torch.autograd.Function):
         with without_autocast(x):
             narrow, logit = _projected(as_rows(x), A, weight, gate_bias, dtype)
             logit = logit / temperature if temperature != 1.0 else logit
-            ctx.save_for_backward(x, A, B, weight, gate_bias, narrow, logit)
+            gate = torch.sigmoid(logit)
+            ctx.save_for_backward(x, A, B, weight, gate_bias, narrow, gate)
             ctx.set_materialize_grads(False)
-            factor = _factor(torch.sigmoid(logit), scaling, dtype)
+            factor = _factor(gate, scaling, dtype)
             y = torch.mm(narrow * factor, B.to(dtype).t())
             tokens = x.shape[:-1]
             return y.view(*tokens, B.shape[0]), logit.view(*tokens, 1)
@@ -86,12 +87,11 @@ class _TokenGatedLowRank(torch.autograd.Function):
             return (*differentiable_gradients(ctx, _equation, 5, grads), None, None, None)
         if grads[0] is None and grads[1] is None:
             return (None,) * 8
-        x, A, B, weight, gate_bias, narrow, logit = ctx.saved_tensors
+        x, A, B, weight, gate_bias, narrow, gate = ctx.saved_tensors
         needs_x, needs_A, needs_B, needs_weight, needs_bias = ctx.needs_input_grad[:5]
         d_x = d_A = d_B = d_weight = d_bias = None
         with without_autocast(x):
             d_logit = None if grads[1] is None else as_rows(grads[1])  # of the gate's entropy
-            gate = torch.sigmoid(logit)
             factor = _factor(gate, ctx.scaling, narrow.dtype)
             if grads[0] is None:
                 d_narrow = torch.zeros_like(narrow)
@@ -100,7 +100,8 @@ class _TokenGatedLowRank(torch.autograd.Function):
                 if needs_B:
                     d_B = torch.mm(d_y.t(), narrow * factor).to(B.dtype)
                 d_gated = torch.mm(d_y, B.to(ctx.dtype))  # (tokens, r)
-                through_gate = _logit_gradient(d_gated, narrow, gate, ctx.scaling)
+                d_gate = _gate_gradient(d_gated, narrow, ctx.scaling, gate.dtype)
+                through_gate = logit_gradient(d_gate, gate)
                 d_logit = through_gate if d_logit is None else d_logit + through_gate
                 d_narrow = d_gated * factor
             assert d_logit is not None
@@ -134,12 +135,9 @@ def _factor(gate: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
     return (gate if scaling == 1.0 else gate * scaling).to(dtype)
 
 
-def _logit_gradient(d_gated: Tensor, narrow: Tensor, gate: Tensor, scaling: float) -> Tensor:
-    d_gate = (d_gated * narrow).sum(1, keepdim=True, dtype=gate.dtype)
-    if scaling != 1.0:
-        d_gate = d_gate * scaling
-    d_logit: Tensor = torch.ops.aten.sigmoid_backward(d_gate, gate)
-    return d_logit
+def _gate_gradient(d_gated: Tensor, narrow: Tensor, scaling: float, dtype: torch.dtype) -> Tensor:
+    d_gate = (d_gated * narrow).sum(1, keepdim=True, dtype=dtype)
+    return d_gate if scaling == 1.0 else d_gate * scaling
 
 
 def _equation(

@@ -263,8 +263,14 @@ class _TrialRun:
         return Trained(state, truncated_items, seconds, validation_seconds, step_log.tokens_trained)
 
     def _trainer(self, settings: TrainSettings, steps: int, hooks: list[pl.Callback]) -> pl.Trainer:
+        on_gpu = self._device.type == "cuda"
+        # Deterministic mode would also fill every new tensor, for nothing here.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return pl.Trainer(
-            accelerator="gpu" if self._device.type == "cuda" else "cpu",
+            accelerator="gpu" if on_gpu else "cpu",
+            # On a GPU attention's backward pass else adds in another order each time, and a trial
+            # that goes on after a crash ends with other bytes than one that never stopped.
+            deterministic="warn" if on_gpu else None,
             devices=1,
             max_steps=steps,
             accumulate_grad_batches=settings.accumulation,

@@ -28,7 +28,8 @@ DELTAS = ("hira", "lora", "dora", "mora", "hilora")
 @pytest.fixture(autouse=True)
 def _kernel_at_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small weights take the kernel too, which else is for large ones."""
-    monkeypatch.setattr(fused, "_LEAST_ELEMENTS", 1)
+    for limit in ("_LEAST_ELEMENTS", "_LEAST_ELEMENTS_OF_WIDE_FACTORS"):
+        monkeypatch.setattr(fused, limit, 1)
 
 
 MakeLlama = Callable[[], LlamaForCausalLM]
@@ -282,6 +283,14 @@ def test_a_compiler_that_fails_is_told_once_and_done_without(
     fused._launcher.cache_clear()
     torch.testing.assert_close(products_found[0], W * (B @ A))
     assert [record.getMessage().count("no C compiler") for record in caplog.records] == [1]
+
+
+def test_small_weights_take_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    W, A, B = factors()
+    with torch.no_grad():
+        monkeypatch.setattr(fused, "_LEAST_ELEMENTS", W.numel() + 1)
+        assert fused.hadamard(W, A, B, torch.float32, 0.0) is None
+        assert fused.hadamard(W.bfloat16(), A, B, torch.bfloat16, 0.0) is not None
 
 
 def test_what_the_kernel_cannot_do_takes_the_plain_path() -> None:

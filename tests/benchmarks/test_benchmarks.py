@@ -61,12 +61,12 @@ def test_ratios_are_those_of_the_rounds(step: ModuleType) -> None:
 
 
 def test_a_gpu_has_peak_memory_and_tokens_a_second(step: ModuleType) -> None:
-    record = step.Record("llama-3-8b", "bfloat16", "PEFT HiRA", [0.25], 2**20, 3 * 2**20)
+    record = step.Record("llama-3-8b", "bfloat16", "PEFT HiRA", [0.25], 2**20, 3 * 2**20, 0.125)
     text = step.render([record], "a machine")
-    assert cells("| method | step, ms | × PEFT HiRA | kept, MiB | peak, MiB | tokens/s |") == cells(
-        next(line for line in text.splitlines() if line.startswith("| method"))
-    )
-    assert rows(text)["PEFT HiRA"] == ["250.0", "1.00", "1.00", "3", "2048"]
+    assert cells(
+        "| method | step, ms | × PEFT HiRA | kept, MiB | kernels, ms | peak, MiB | tokens/s |"
+    ) == cells(next(line for line in text.splitlines() if line.startswith("| method")))
+    assert rows(text)["PEFT HiRA"] == ["250.00", "1.00", "1.00", "125.00", "3", "2048"]
 
 
 def test_every_gate_and_update_is_measured_beside_pefts_methods(
@@ -177,3 +177,53 @@ def test_the_closed_share_of_gates_lies_below_the_threshold(decode: ModuleType) 
     decode._close_gates(layer, x, precision)
     logit = layer.gatera_gate["default"](x)
     assert int((logit < 0).sum()) == 700
+
+
+@pytest.fixture(scope="module")
+def whole(step: ModuleType) -> ModuleType:
+    import adapter_model
+
+    return adapter_model
+
+
+def test_all_methods_share_one_models_frozen_weights(whole: ModuleType) -> None:
+    config, precision = whole.MODELS["small"], whole.PRECISIONS["float32"]
+    base = whole._random_model(config, precision, torch.device("cpu"))
+    models = [whole._adapted(base, method, precision) for method in whole.METHODS]
+    frozen = {p.data_ptr() for p in base.parameters()}
+    for model in models:
+        found = {p.data_ptr() for p in model.parameters() if not p.requires_grad}
+        assert found == frozen
+    counts = [whole._trained(model) for model in models]
+    inputs = 3 * 64 + 64 + 160  # of the gates of q, k, v, up and down in one block
+    assert counts[3] - counts[2] == 2 * (inputs + 5)
+    assert counts[0] == counts[1] == counts[2]
+
+
+def test_a_whole_models_step_is_reported_for_each_type(whole: ModuleType, tmp_path: Path) -> None:
+    report = tmp_path / "adapter.md"
+    options = "--model small --device cpu --repetitions 1 --sequences 2 --tokens 8"
+    whole.main([*options.split(), "--report", str(report)])
+    text = report.read_text(encoding="utf-8")
+    assert "2 sequences of 8 tokens" in text
+    for dtype in ("bfloat16", "bfloat16-default"):
+        table = rows(text.split(f"### {dtype}\n")[1].split("###")[0])
+        assert set(table) >= set(whole.METHODS)
+        assert table["PEFT HiRA"][3] == "1.00"
+        assert table["token+hira"][4] == "–"  # a processor launches no kernels
+
+
+def test_tokens_a_second_and_memory_of_a_whole_model(whole: ModuleType) -> None:
+    records = [
+        whole.Record("PEFT LoRA", 2048, 1_500_000, [0.2, 0.1, 0.4], 2**31, 0.05),
+        whole.Record("token+hira", 2048, 1_700_000, [0.3, 0.3, 0.4], 2**30, 0.15),
+    ]
+    table = rows(whole.render({"bfloat16": records}, "A model.", "a machine"))
+    assert table["token+hira"] == [
+        "1.70",
+        "300.0 [300.0, 350.0]",
+        "1.50 [1.25, 2.25]",
+        "150.0",
+        "6827",
+        "1.00",
+    ]
