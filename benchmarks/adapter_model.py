@@ -208,10 +208,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{given.sequences} sequences of {given.tokens} tokens."
     )
     where = kind(given.device)
-    measured = render(groups, about, machine(given.device))
-    text = f"## One training step of a whole model: {where}\n{measured}"
+    groups: dict[str, list[Record]] = {}
+    text = ""
+    for dtype in given.dtypes:
+        progress(
+            f"{given.model}, {dtype}: {len(given.methods)} methods, {given.repetitions} rounds"
+        )
+        groups[dtype] = measure(
+            config, given.methods, PRECISIONS[dtype], batch, given.repetitions, given.device
+        )
+        measured = render(groups, about, machine(given.device))
+        text = f"## One training step of a whole model: {where}\n{measured}"
+        write_section(given.report, f"adapter_model {where}", text)  # a later type may not fit
     print(text)
-    write_section(given.report, f"adapter_model {where}", text)
 
 
 if __name__ == "__main__":

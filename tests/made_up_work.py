@@ -54,6 +54,10 @@ class Course:
     repaired: str = ""
     full_while: str = ""  # the disk counts as full while this file exists
     ignores_sigterm: bool = False
+    on_a_device: bool = False  # that the process which loaded this module alone can use, as CUDA
+
+
+_LOADED_IN = os.getpid()
 
 
 def fit(
@@ -71,6 +75,8 @@ def fit(
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if course.saves_when_asked:
         signal.signal(signal.SIGTERM, lambda *_: _save_and_end(Path(course.saves_when_asked)))
+    if course.on_a_device and os.getpid() != _LOADED_IN:
+        raise RuntimeError("cannot start the device again in a fork")
     log = MetricsLog(attempt_dir / "metrics.jsonl", course.steps)
     begun = max((checkpointed_steps(folder) for folder in resume_from), default=0)
     merit = merit_of(trial) if trial.is_tuning else 0.0

@@ -48,8 +48,8 @@ def run_attempt(
     folder: str, trial_json: dict[str, object], attempt: int, worker: Connection, fit: Fit
 ) -> None:
     """Run one attempt of a trial in this process and commit its result, or record why not."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # as the forkserver had it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches our worker, who asks us to end
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     threading.Thread(target=_end_with_worker, args=(worker,), daemon=True).start()
     store, trial = Store(Path(folder)), Trial.from_json(trial_json)
     try:

@@ -1,25 +1,27 @@
 """A worker: takes trials from the store, one at a time, and runs each in a process of its own.
 
 It knows the directory only. The trial's process (`attempt.py`) comes from a forkserver that has the
-training stack loaded, and ends by itself when the pipe to its worker closes, however the worker
-died.
+training stack loaded, or starts anew where there is a GPU: libraries of the stack may start CUDA
+when they are loaded (bitsandbytes does), and no fork of a process that has can use it. It ends by
+itself when the pipe to its worker closes, however the worker died.
 """
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
 from gatera.studies.attempt import NO_SPACE_STATUS, Fit, full_disk_error, log_tail, run_attempt
 from gatera.studies.files import read_json
+from gatera.studies.gpus import visible_gpus
 from gatera.studies.owner import owner_of_this_process
 from gatera.studies.stalls import LOOK_SECONDS, StallWatch
 from gatera.studies.store import Claim, Failure, Store
@@ -50,7 +52,7 @@ def work(
         claim_timeout: Seconds without progress, on our own clock, after which another's claim is
             taken over, and a trial of our own is ended.
         fit: What runs a trial; a function of a module, which the trial's process imports.
-        preload: Modules that trials' processes find loaded.
+        preload: Modules that trials' processes find loaded, where there is no GPU.
 
     Raises:
         InputError: the store or a plan cannot be read.
@@ -76,9 +78,13 @@ class _Worker:
         self._max_attempts, self._fit = max_attempts, fit
         self._timeout = claim_timeout
         self._watch = StallWatch(store, claim_timeout)
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(preload))
-        self._process: ForkServerProcess | None = None  # of the trial under way
+        self._context: ForkServerContext | SpawnContext
+        if visible_gpus():
+            self._context = multiprocessing.get_context("spawn")
+        else:
+            self._context = multiprocessing.get_context("forkserver")
+            self._context.set_forkserver_preload(list(preload))
+        self._process: BaseProcess | None = None  # of the trial under way
         self._signal: int | None = None  # what asked us to end
         self._rests = False  # with no trial in our hands
 
@@ -183,9 +189,8 @@ class _Worker:
         ours, theirs = self._context.Pipe()
         arguments = (str(self._store.folder), trial.to_json(), claim.attempt, theirs, self._fit)
         try:
-            start_forkserver()
             process = self._context.Process(target=run_attempt, args=arguments)
-            process.start()
+            start_deaf(process)
             theirs.close()
             self._process = process
             if self._signal is not None:  # it came while there was no process to tell
@@ -197,9 +202,7 @@ class _Worker:
         self._conclude(trial, claim.attempt, process.exitcode, stalled)
         claim.release()
 
-    def _wait(
-        self, process: ForkServerProcess, own: tuple[str, int], trials: Sequence[Trial]
-    ) -> bool:
+    def _wait(self, process: BaseProcess, own: tuple[str, int], trials: Sequence[Trial]) -> bool:
         """Wait for the trial's process; return whether it hung and was ended."""
         stalled = False
         while process.is_alive():
@@ -225,17 +228,17 @@ class _Worker:
             _write_killed(store, trial, attempt, _end_of(status))
 
 
-def start_forkserver() -> None:
-    """Start what trials' processes come from, where it does not run yet, deaf to SIGTERM.
+def start_deaf(process: BaseProcess) -> None:
+    """Start a trial's process, and what it comes from, deaf to SIGTERM and SIGINT.
 
-    Schedulers send SIGTERM to a whole process group. The forkserver would end by it, its trials
-    would look dead, and be ended before they could save a checkpoint. Trials open their ears again
-    in `run_attempt`.
+    Schedulers send SIGTERM to a whole process group. A forkserver would end by it, its trials would
+    look dead, and be ended before they could save a checkpoint. Trials open their ears again in
+    `run_attempt`, when they can do something about what they hear.
     """
     multiprocessing.resource_tracker.ensure_running()  # which unblocks SIGTERM when it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     try:
-        multiprocessing.forkserver.ensure_running()
+        process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

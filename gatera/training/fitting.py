@@ -257,6 +257,8 @@ class _TrialRun:
                 trainer.fit(module, datamodule=data)
             except SIGTERMException:
                 raise SystemExit(_SIGTERM_STATUS) from None
+            finally:
+                torch.use_deterministic_algorithms(False)  # scoring has nothing to repeat
         log.close()
         validation_seconds = 0.0 if validation is None else validation.seconds
         seconds = time.monotonic() - began - validation_seconds
@@ -264,13 +266,13 @@ class _TrialRun:
 
     def _trainer(self, settings: TrainSettings, steps: int, hooks: list[pl.Callback]) -> pl.Trainer:
         on_gpu = self._device.type == "cuda"
-        # Deterministic mode would also fill every new tensor, for nothing here.
+        # Deterministic mode would also fill every new tensor, which nothing here needs.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return pl.Trainer(
             accelerator="gpu" if on_gpu else "cpu",
             # On a GPU attention's backward pass else adds in another order each time, and a trial
             # that goes on after a crash ends with other bytes than one that never stopped.
-            deterministic="warn" if on_gpu else None,
+            deterministic=True if on_gpu else None,
             devices=1,
             max_steps=steps,
             accumulate_grad_batches=settings.accumulation,

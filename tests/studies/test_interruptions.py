@@ -40,6 +40,16 @@ def begun():
         yield begin
 
 
+@pytest.fixture(params=["forkserver", "spawn"])
+def start_method(request, monkeypatch):
+    """How a worker starts trials' processes: it tells by whether it may use a GPU."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", {"forkserver": "", "spawn": "0"}[request.param])
+    return request.param
+
+
+with_every_start_method = pytest.mark.usefixtures("start_method")
+
+
 def _kill_group(pid):
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
@@ -110,6 +120,7 @@ def test_a_trial_that_is_given_up_while_a_worker_looks_is_taken_all_the_same(
     assert store.has_result(one_trial.key)
 
 
+@with_every_start_method
 def test_a_hanging_trial_is_ended_by_its_own_worker_and_run_again(store, one_trial, begun):
     key = one_trial.key
     worker = begun(start_worker(store, claim_timeout=6.0, hanging_attempt=1))
@@ -123,6 +134,7 @@ def test_a_hanging_trial_is_ended_by_its_own_worker_and_run_again(store, one_tri
     )
 
 
+@with_every_start_method
 def test_sigterm_releases_the_trial_and_what_follows_resumes_it(store, one_trial, begun):
     key = one_trial.key
     worker = begun(start_worker(store, steps=12, hanging_attempt=1, hangs_after=5))
@@ -137,6 +149,7 @@ def test_sigterm_releases_the_trial_and_what_follows_resumes_it(store, one_trial
     assert steps_of(store, key, 2)[0] > 1
 
 
+@with_every_start_method
 def test_sigterm_to_the_whole_group_lets_the_trial_save(store, one_trial, begun, tmp_path):
     key, saved = one_trial.key, tmp_path / "saved"
     worker = begun(start_worker(store, hanging_attempt=1, saves_when_asked=str(saved)))
@@ -148,6 +161,7 @@ def test_sigterm_to_the_whole_group_lets_the_trial_save(store, one_trial, begun,
     assert store.failure(key, 1).kind == "interrupted"
 
 
+@with_every_start_method
 def test_a_worker_that_is_asked_to_end_before_its_trial_runs_counts_nothing(
     store, one_trial, begun
 ):
@@ -179,6 +193,7 @@ def test_a_worker_that_waits_for_others_ends_at_once_when_asked(store, one_trial
 
 
 @pytest.mark.parametrize(("step", "kind"), [(1, "killed"), (3, "interrupted")])
+@with_every_start_method
 def test_a_killed_worker_counts_against_its_trial_unless_it_advanced(
     store, one_trial, begun, step, kind
 ):
@@ -204,6 +219,7 @@ def test_a_worker_started_again_under_its_name_gives_up_its_old_claim(
     claim.release()
 
 
+@with_every_start_method
 def test_a_full_disk_ends_the_worker_with_one_message_and_counts_for_nothing(
     store, one_trial, begun, tmp_path
 ):
@@ -239,6 +255,7 @@ def workers_of(store: Store) -> list[int]:
     return [each.worker for each in running(store.folder)]
 
 
+@with_every_start_method
 def test_ctrl_c_twice_ends_a_run_whose_trials_do_not_listen(tracked, one_trial, begun):
     store = tracked
     run = begun(start_run(store, steps=2, pause=600.0, ignores_sigterm=True))
@@ -260,6 +277,7 @@ def test_ctrl_c_twice_ends_a_run_whose_trials_do_not_listen(tracked, one_trial, 
     assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers)
 
 
+@with_every_start_method
 def test_sigterm_ends_a_run_as_ctrl_c_does(tracked, one_trial, begun):
     store = tracked
     run = begun(start_run(store, steps=100, pause=0.1))
@@ -316,3 +334,14 @@ def test_the_claim_timeout_is_positive(tmp_path):
     )
     assert done.returncode == 2
     assert "invalid number of seconds above 0 value: '0'" in done.stderr
+
+
+def test_where_there_is_a_gpu_no_trial_is_a_fork_of_what_may_have_started_it(
+    store, one_trial, start_method, begun
+):
+    key = one_trial.key
+    end_of(begun(start_worker(store, on_a_device=True)))
+    if start_method == "spawn":
+        assert store.result(key).attempt == 1
+    else:  # what would happen
+        assert "cannot start the device again in a fork" in store.failure(key, 1).message

@@ -1,7 +1,8 @@
 import sys
 import time
 
-from gatera.studies.launch.local import LocalLauncher, visible_gpus
+from gatera.studies.gpus import visible_gpus
+from gatera.studies.launch.local import LocalLauncher
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 

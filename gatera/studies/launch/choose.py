@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gatera.errors import InputError
+from gatera.studies.gpus import visible_gpus
 from gatera.studies.launch import Launcher, Slots
-from gatera.studies.launch.local import LocalLauncher, visible_gpus
+from gatera.studies.launch.local import LocalLauncher
 from gatera.studies.launch.slurm import SlurmLauncher, parse_options
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from gatera.studies.gpus import visible_gpus
 from gatera.studies.interrupts import held_back
 from gatera.studies.owner import pid_of, process_name
 
@@ -91,17 +91,3 @@ class LocalLauncher:
         deadline = time.monotonic() + _STOP_SECONDS
         while self.alive(ids) and time.monotonic() < deadline:
             time.sleep(0.05)
-
-
-def visible_gpus() -> list[str]:
-    """Return the CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [device for device in named.split(",") if device not in ("", "-1")]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    if listed.returncode != 0:
-        return []
-    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-    return [str(index) for index in range(count)]
