@@ -19,6 +19,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from gatera.adapter import fused
 
+Part = slice | None
+"""A run of rows or columns of a matrix, or the whole of it."""
+
 # Some 10 MB and more an allocator takes as fresh pages each time, which costs more than the
 # arithmetic on them; and what has just been built is best read from the cache.
 _BLOCK_ELEMENTS = 2**21
@@ -68,10 +71,6 @@ def wide_weight_gradient(d_y: Tensor, rows: Tensor, dtype: torch.dtype) -> Tenso
         for part in _token_blocks(rows, d_y.dtype)
     ]
     return (parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)).to(dtype)
-
-
-Part = slice | None
-"""A run of rows or columns of a matrix, or the whole of it."""
 
 
 def _token_blocks(rows: Tensor, dtype: torch.dtype) -> list[Part]:
