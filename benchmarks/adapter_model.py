@@ -194,14 +194,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the section, and write it into the report."""
     given = parser().parse_args(arguments)
     config, batch = MODELS[given.model], (given.sequences, given.tokens)
-    groups = {}
-    for dtype in given.dtypes:
-        progress(
-            f"{given.model}, {dtype}: {len(given.methods)} methods, {given.repetitions} rounds"
-        )
-        groups[dtype] = measure(
-            config, given.methods, PRECISIONS[dtype], batch, given.repetitions, given.device
-        )
     about = (
         f"{given.model}: {config.num_hidden_layers} blocks of {config.hidden_size} × "
         f"{config.intermediate_size}, random weights; r = {RANK} on {', '.join(TARGETS)}; "

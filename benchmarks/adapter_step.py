@@ -86,16 +86,20 @@ at hand: less than any Hadamard layer of that many products can take. A token's 
 bfloat16, where W and D stay apart in the forward pass, since W (1 + BA) would round away any BA
 below 2⁻⁹, and with it the first steps of training.
 
-On a CUDA device: *kernels*, the time that the device works in a step; the rest of a step it waits
-for the processor to launch the next operation, which takes longer on a virtual machine. *plain*:
-the same method without the Triton kernel that builds W ⊙ (BA) in one pass.
-
 - `float32`: all in float32.
 - `bfloat16`: base weights, activations and adapters in bfloat16 (`autocast_adapter_dtype=False`).
 - `bfloat16-autocast`: base and activations in bfloat16, adapters in float32 (PEFT's default on
   such a base), run under autocast.
 - `bfloat16-default`: the same without autocast. PEFT then casts the activations to the adapter's
   float32 and computes the update in it; ours computes in the activations' type.
+"""
+
+HOW_ON_GPU = """
+*Kernels*: the time that the device works in a step. The rest of a step it waits for the processor
+to launch the next operation: where that is most of it, the ratios are those of the numbers of
+launches, and depend on the processor and on whether the machine is a virtual one. *plain*: the same
+method without the Triton kernel that builds W ⊙ (BA) in one pass. The limits below were set for one
+thread of a processor; they are shown here for want of others.
 """
 
 
@@ -214,7 +218,9 @@ def _bytes_kept(
 
 def render(records: Sequence[Record], where: str) -> str:
     """The report's section: whether the targets hold, then a table for each size and type."""
-    parts = [HOW, f"\nMeasured on: {where}\n", "\n### Targets\n\n", _targets(records)]
+    on_gpu = any(record.kernel_seconds is not None for record in records)
+    how = HOW + HOW_ON_GPU if on_gpu else HOW
+    parts = [how, f"\nMeasured on: {where}\n", "\n### Targets\n\n", _targets(records)]
     for size, dtype in dict.fromkeys((r.size, r.dtype) for r in records):
         group = [r for r in records if (r.size, r.dtype) == (size, dtype)]
         parts += [f"\n### {_describe(size)}, {dtype}\n\n", _group_table(group)]

@@ -14,7 +14,7 @@ B (out, r).
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gatera.adapter import fused
@@ -46,7 +46,7 @@ def as_rows(x: Tensor) -> Tensor:
 def wide_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`weight` x + bias, (tokens, n), in the logit's type; x is widened block by block."""
     dtype = logit_dtype(rows, weight)
-    if _sums_wide(rows) and rows.dtype == weight.dtype != dtype:
+    if _result_can_be_wider(rows) and rows.dtype == weight.dtype != dtype:
         y = torch.mm(rows, weight.t(), out_dtype=dtype)  # without a wide copy of x
         return y if bias is None else y.add_(bias)
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -57,15 +57,21 @@ def wide_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _sums_wide(rows: Tensor) -> bool:
+def _result_can_be_wider(rows: Tensor) -> bool:
     """Whether a product of narrow numbers can come out in the type that it is summed in."""
-    return rows.is_cuda and torch.version.hip is None and not torch.compiler.is_compiling()
+    if not rows.is_cuda or torch.version.hip is not None or torch.compiler.is_compiling():
+        return False
+    return type(rows) in (Tensor, nn.Parameter)  # others may not know such a product
 
 
 def wide_weight_gradient(d_y: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Σ_tokens dy xᵀ, (n, in), summed in the type of dy and then cast to the weight's `dtype`."""
-    if _sums_wide(rows) and rows.dtype == dtype:
-        return torch.mm(d_y.to(dtype).t(), rows)  # without a wide copy of x
+    """Σ_tokens dy xᵀ, (n, in), summed in the type of dy and then cast to the weight's `dtype`.
+
+    On CUDA dy is rounded first where all is bfloat16, whose range is that of float32.
+    """
+    if _result_can_be_wider(rows) and rows.dtype == dtype == torch.bfloat16:
+        narrow = d_y.to(dtype).t()
+        return torch.mm(narrow, rows, out_dtype=d_y.dtype).to(dtype)  # no wide copy of x
     parts = [
         torch.mm(_rows_of(d_y, part).t(), _rows_of(rows, part).to(d_y.dtype))
         for part in _token_blocks(rows, d_y.dtype)
@@ -185,12 +191,14 @@ def gated_input_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x, (tokens, in), and of the gate, (tokens, 1), float32 or better."""
     d_x = rows.new_zeros(rows.shape) if identity == 0.0 else torch.mm(d_y, W.to(rows.dtype))
+    # A sum that comes out in another type takes a processor twice as long.
+    sum_dtype = rows.dtype if rows.device.type == "cpu" else wide(rows.dtype)
     d_gates = []
     for part in _blocks(W.shape[1], W.shape[0], W, at_least=_LEAST_COLUMNS):
         D = hadamard_product(_columns_of(W, part), _columns_of(A, part), B, rows.dtype)
         u = torch.mm(d_y, D)
-        of_part = (_columns_of(rows, part) * u).sum(-1, keepdim=True, dtype=wide(rows.dtype))
-        d_gates.append(of_part)
+        of_part = (_columns_of(rows, part) * u).sum(-1, keepdim=True, dtype=sum_dtype)
+        d_gates.append(of_part.to(wide(rows.dtype)))
         _columns_of(d_x, part).addcmul_(u, gate)
     return d_x, d_gates[0] if len(d_gates) == 1 else torch.stack(d_gates).sum(0)
 

@@ -303,10 +303,10 @@ class _TokenGatedLayer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return (*differentiable_gradients(ctx, _token_gated_equation, 7, grads), None)
         if grads[0] is None and grads[1] is None:
             return (None,) * 8
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return (*differentiable_gradients(ctx, _token_gated_equation, 7, grads), None)
         x, W, A, B, weight, gate_bias, _, wide_gate = ctx.saved_tensors
         needs_x, needs_W, needs_A, needs_B, needs_weight, needs_gate_bias, needs_bias = (
             ctx.needs_input_grad[:7]

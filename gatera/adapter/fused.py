@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 
 _DTYPES = {torch.bfloat16, torch.float16, torch.float32}
 _MOST_RANK = 128  # whose tiles still fit in a multiprocessor
-# Of W. Below, the kernel's launch takes longer than it saves; where the factors are wider than W,
-# the separate operations write BA in that type, and it saves more.
-_LEAST_ELEMENTS, _LEAST_ELEMENTS_OF_WIDE_FACTORS = 2**25, 2**23
+# Of W. Below, the kernel's launch takes longer than it saves; where the factors are of another
+# type, as a rule a wider one, the separate operations write BA in that type, and it saves more.
+_LEAST_ELEMENTS, _LEAST_ELEMENTS_OF_MIXED_TYPES = 2**25, 2**23
 
 _disabled = False
 
@@ -53,7 +53,7 @@ def hadamard(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype, shift: float) 
     """
     if not _applies(W, A, B, dtype):
         return None
-    launch = _launcher(W.device)
+    launch = _launcher(W.device, W.dtype, A.dtype, dtype, tile_rank(A.shape[0]))
     if launch is None:
         return None
     out = torch.empty(W.shape, dtype=dtype, device=W.device)
@@ -63,15 +63,22 @@ def hadamard(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype, shift: float) 
     return out
 
 
+def tile_rank(rank: int) -> int:
+    """The rank that a tile's product is made for: a power of two, and what such products take."""
+    return max(16, 1 << (rank - 1).bit_length())
+
+
 def _applies(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype) -> bool:
     """Whether the kernel computes these tensors; it has no derivative and no compiled form."""
-    if W.device.type != "cuda" or _disabled:
+    if W.device.type != "cuda" or torch.version.hip is not None or _disabled:
         return False
     same_type = A.dtype == W.dtype
-    if W.numel() < (_LEAST_ELEMENTS if same_type else _LEAST_ELEMENTS_OF_WIDE_FACTORS):
+    if W.numel() < (_LEAST_ELEMENTS if same_type else _LEAST_ELEMENTS_OF_MIXED_TYPES):
         return False
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False  # a traced graph would hold the empty result alone
     if not all(type(tensor) in (Tensor, nn.Parameter) for tensor in (W, A, B)):
         return False  # a subclass, such as a sharded tensor, has no memory of that shape
     if not W.device == A.device == B.device or A.dtype != B.dtype:
@@ -82,23 +89,27 @@ def _applies(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype) -> bool:
 
 
 @functools.cache
-def _launcher(device: torch.device) -> Callable[..., None] | None:
-    """The kernel's launcher, or None where Triton is missing or cannot compile.
+def _launcher(
+    device: torch.device, base: torch.dtype, factors: torch.dtype, result: torch.dtype, rank: int
+) -> Callable[..., None] | None:
+    """The kernel's launcher, or None where Triton is missing or cannot compile for these types.
 
-    Tried once for a device, on a small product.
+    Tried once for each, on a small product: what compiles for one may not for another.
     """
     if importlib.util.find_spec("triton") is None:
         return None
     try:
         from gatera.adapter.fused_kernel import launch
 
-        one = torch.ones(1, 1, device=device)
+        W = torch.ones(1, 1, device=device, dtype=base)
+        A, B = W.new_ones(rank, 1, dtype=factors), W.new_ones(1, rank, dtype=factors)
         with torch.cuda.device(device):
-            launch(one, one, one, torch.empty_like(one), 0.0)
+            launch(W, A, B, torch.empty_like(W, dtype=result), 0.0)
     except Exception as error:  # whatever a compiler that is not whole raises
         _log.warning(
-            "Triton cannot compile on %s (%s: %s), so W ⊙ (BA) is built by separate operations: "
-            "slower, and as right.",
+            "Triton cannot compile for %s on %s (%s: %s), so W ⊙ (BA) is built by separate "
+            "operations: slower, and as right.",
+            base,
             device,
             type(error).__name__,
             next(iter(str(error).splitlines()), "no message"),

@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gatera.adapter.fused import tile_rank
+
 TILE_ROWS, TILE_COLUMNS, WARPS = 64, 128, 4
-LEAST_RANK = 16  # the narrowest product of tiles
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -35,7 +36,8 @@ def _hadamard(  # type: ignore[no-untyped-def]
     i = (tile // tiles_across) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     j = (tile % tiles_across) * TILE_COLUMNS + tl.arange(0, TILE_COLUMNS)
     k = tl.arange(0, TILE_RANK)
-    i, j = i.to(tl.int64), j.to(tl.int64)  # offsets of large matrices leave 32 bits
+    # Offsets of large matrices leave 32 bits.
+    i, j, k = i.to(tl.int64), j.to(tl.int64), k.to(tl.int64)
     inside_i, inside_j, inside_k = i < rows, j < columns, k < rank
     b = tl.load(
         B + i[:, None] * rank + k[None, :],
@@ -79,7 +81,7 @@ def launch(W: Tensor, A: Tensor, B: Tensor, out: Tensor, shift: float, **meta: A
         *W.stride(),
         TILE_ROWS=tile_rows,
         TILE_COLUMNS=tile_columns,
-        TILE_RANK=max(LEAST_RANK, triton.next_power_of_2(rank)),
+        TILE_RANK=tile_rank(rank),
         # In float32 as exact as the plain product is unless torch was told otherwise.
         PRECISION="ieee" if A.dtype == torch.float32 else "tf32",
         num_warps=meta.pop("warps", WARPS),

@@ -83,10 +83,10 @@ class _TokenGatedLowRank(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return (*differentiable_gradients(ctx, _equation, 5, grads), None, None, None)
         if grads[0] is None and grads[1] is None:
             return (None,) * 8
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return (*differentiable_gradients(ctx, _equation, 5, grads), None, None, None)
         x, A, B, weight, gate_bias, narrow, gate = ctx.saved_tensors
         needs_x, needs_A, needs_B, needs_weight, needs_bias = ctx.needs_input_grad[:5]
         d_x = d_A = d_B = d_weight = d_bias = None

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from pathlib import Path
+
+_DEVICE_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # of NVIDIA, of AMD, of Windows' Linux
 
 
 def visible_gpus() -> list[str]:
@@ -19,3 +22,11 @@ def visible_gpus() -> list[str]:
         return []
     count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
     return [str(index) for index in range(count)]
+
+
+def may_use_gpu() -> bool:
+    """Whether torch may find a GPU here, also one that nvidia-smi is not there to list."""
+    if visible_gpus():
+        return True
+    hidden = "CUDA_VISIBLE_DEVICES" in os.environ
+    return not hidden and any(Path(file).exists() for file in _DEVICE_FILES)

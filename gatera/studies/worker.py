@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
 from gatera.studies.attempt import NO_SPACE_STATUS, Fit, full_disk_error, log_tail, run_attempt
 from gatera.studies.files import read_json
-from gatera.studies.gpus import visible_gpus
+from gatera.studies.gpus import may_use_gpu
 from gatera.studies.owner import owner_of_this_process
 from gatera.studies.stalls import LOOK_SECONDS, StallWatch
 from gatera.studies.store import Claim, Failure, Store
@@ -79,7 +80,7 @@ class _Worker:
         self._timeout = claim_timeout
         self._watch = StallWatch(store, claim_timeout)
         self._context: ForkServerContext | SpawnContext
-        if visible_gpus():
+        if may_use_gpu():
             self._context = multiprocessing.get_context("spawn")
         else:
             self._context = multiprocessing.get_context("forkserver")
@@ -190,7 +191,7 @@ class _Worker:
         arguments = (str(self._store.folder), trial.to_json(), claim.attempt, theirs, self._fit)
         try:
             process = self._context.Process(target=run_attempt, args=arguments)
-            start_deaf(process)
+            start_guarded(process)
             theirs.close()
             self._process = process
             if self._signal is not None:  # it came while there was no process to tell
@@ -228,17 +229,29 @@ class _Worker:
             _write_killed(store, trial, attempt, _end_of(status))
 
 
-def start_deaf(process: BaseProcess) -> None:
-    """Start a trial's process, and what it comes from, deaf to SIGTERM and SIGINT.
+def start_guarded(process: BaseProcess) -> None:
+    """Start a trial's process so that signals to the whole group do not undo it.
 
     Schedulers send SIGTERM to a whole process group. A forkserver would end by it, its trials would
-    look dead, and be ended before they could save a checkpoint. Trials open their ears again in
-    `run_attempt`, when they can do something about what they hear.
+    look dead, and be ended before they could save a checkpoint: it stays deaf, and they open their
+    ears in `run_attempt`. A process that starts anew has nothing to save before, but Ctrl-C is not
+    meant for it.
     """
-    multiprocessing.resource_tracker.ensure_running()  # which unblocks SIGTERM when it starts
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    try:
+    multiprocessing.resource_tracker.ensure_running()  # which unblocks signals when it starts
+    if isinstance(process, ForkServerProcess):
+        with _blocked(signal.SIGTERM):
+            multiprocessing.forkserver.ensure_running()
         process.start()
+        return
+    with _blocked(signal.SIGINT):
+        process.start()
+
+
+@contextlib.contextmanager
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

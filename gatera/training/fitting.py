@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import resource
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,31 @@ def _quieten_libraries() -> None:
         warnings.filterwarnings("ignore", message)
 
 
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """Have a training step give the same bytes each time.
+
+    On a GPU attention's backward pass would otherwise add in another order each time, and a trial
+    that goes on after a crash would not end as one that never stopped. An operation that has no
+    such form ends the trial with torch's word on it.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which torch asks for
+    was_on = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: Any = torch.utils.deterministic
+    filled = settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    settings.fill_uninitialized_memory = False  # a pass over every new tensor, for nothing here
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_on, warn_only=only_warned)
+        settings.fill_uninitialized_memory = filled
+
+
 class _TrialRun:
     """A trial under way: what its phases share."""
 
@@ -254,25 +281,18 @@ class _TrialRun:
             self.model.train()  # for dropout: Lightning leaves the mode as it finds it
             trainer = self._trainer(settings, remaining, hooks)
             try:
-                trainer.fit(module, datamodule=data)
+                with _repeatable(self._device):
+                    trainer.fit(module, datamodule=data)
             except SIGTERMException:
                 raise SystemExit(_SIGTERM_STATUS) from None
-            finally:
-                torch.use_deterministic_algorithms(False)  # scoring has nothing to repeat
         log.close()
         validation_seconds = 0.0 if validation is None else validation.seconds
         seconds = time.monotonic() - began - validation_seconds
         return Trained(state, truncated_items, seconds, validation_seconds, step_log.tokens_trained)
 
     def _trainer(self, settings: TrainSettings, steps: int, hooks: list[pl.Callback]) -> pl.Trainer:
-        on_gpu = self._device.type == "cuda"
-        # Deterministic mode would also fill every new tensor, which nothing here needs.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return pl.Trainer(
-            accelerator="gpu" if on_gpu else "cpu",
-            # On a GPU attention's backward pass else adds in another order each time, and a trial
-            # that goes on after a crash ends with other bytes than one that never stopped.
-            deterministic=True if on_gpu else None,
+            accelerator="gpu" if self._device.type == "cuda" else "cpu",
             devices=1,
             max_steps=steps,
             accumulate_grad_batches=settings.accumulation,

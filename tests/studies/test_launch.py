@@ -1,7 +1,8 @@
 import sys
 import time
 
-from gatera.studies.gpus import visible_gpus
+from gatera.studies import gpus
+from gatera.studies.gpus import may_use_gpu, visible_gpus
 from gatera.studies.launch.local import LocalLauncher
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -45,3 +46,17 @@ def test_no_visible_gpu_is_none(monkeypatch):
 
 def test_a_worker_of_another_machine_is_not_ours(tmp_path):
     assert LocalLauncher(tmp_path).alive(["elsewhere/1/123"]) == set()
+
+
+def test_a_gpu_that_nvidia_smi_does_not_list_may_be_used_unless_hidden(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(gpus, "_DEVICE_FILES", (str(tmp_path / "kfd"),))
+    assert not may_use_gpu()
+    (tmp_path / "kfd").touch()
+    assert may_use_gpu()
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert not may_use_gpu()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert may_use_gpu()

@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from gatera.training import checkpoints, fit
 from gatera.training.answers import AnswerLog, weights_identity
 from gatera.training.files import ANSWERS_FILE, checkpointed_steps, has_answered
 from gatera.training.files import checkpoints as checkpoints_in
-from gatera.training.module import NotFiniteError
+from gatera.training.fitting import _repeatable
+from gatera.training.module import AdapterModule, NotFiniteError
 from gatera.training.progress import PrunedError
 from gatera.trial import TrialResult
 
@@ -319,3 +322,44 @@ def test_data_other_than_planned_is_refused(
     with pytest.raises(InputError, match=r"planned with another data than .* plan it again"):
         fit(trial, tmp_path / "a", data_root=data_root)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_training_on_a_gpu_repeats_its_bytes_and_leaves_torch_as_it_was(kind: str) -> None:
+    """The settings are torch's own and need no device to be made."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with _repeatable(torch.device(kind)):
+            strict = not torch.is_deterministic_algorithms_warn_only_enabled()
+            assert strict == (kind == "cuda")
+            assert torch.utils.deterministic.fill_uninitialized_memory == (kind == "cpu")
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.utils.deterministic.fill_uninitialized_memory
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def test_every_step_is_taken_under_these_settings(
+    make_trial: Any, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside: list[bool] = []
+    taken: list[bool] = []
+
+    @contextmanager
+    def noted(device: torch.device) -> Iterator[None]:
+        inside.append(True)
+        yield
+        inside.pop()
+
+    step = AdapterModule.training_step
+
+    def stepping(self: AdapterModule, *batch: Any) -> Any:
+        taken.append(bool(inside))
+        return step(self, *batch)
+
+    monkeypatch.setattr("gatera.training.fitting._repeatable", noted)
+    monkeypatch.setattr(AdapterModule, "training_step", stepping)
+    fit(make_trial(train={"max_steps": 2}), tmp_path, data_root=data_root)
+    assert taken == [True, True]
+    assert not inside
