@@ -37,9 +37,12 @@ def noted(store: Path) -> list[str]:
 
 
 def _trial_of(worker: int, children: dict[int, list[int]]) -> int | None:
-    """Return the trial's process: the child of the forkserver that the worker started."""
+    """Return the trial's process: a child of the worker's forkserver, or of the worker."""
     for child in children.get(worker, []):
-        if "multiprocessing.forkserver" in _command(child):
+        command = _command(child)
+        if "multiprocessing.spawn" in command:
+            return child
+        if "multiprocessing.forkserver" in command:
             return next(iter(children.get(child, [])), None)
     return None
 
