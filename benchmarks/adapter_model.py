@@ -46,18 +46,12 @@ from peft import get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from gatera.backbones.architectures import LLAMA_3_8B
+
 METHODS = (PEFT_LORA, PEFT_HIRA, "none+hira", "token+hira", "token+lora")
 TARGETS = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
 MODELS = {
-    "llama-3-8b": LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        tie_word_embeddings=False,
-    ),
+    "llama-3-8b": LLAMA_3_8B,
     "small": LlamaConfig(
         vocab_size=512,
         hidden_size=64,
