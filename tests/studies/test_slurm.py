@@ -192,6 +192,9 @@ def test_a_cancelled_job_and_a_dead_node_leave_the_table_complete(cluster, start
     # In the first half of both trials: one that ends meanwhile would have nothing to be noted.
     wait_for(lambda: len(done := running_steps(store, plan)) == 2 and max(done.values()) < 10)
     cluster.ask("scancel", first[0])
+    # The job leaves the list before its processes hear of it; a node that dies between, with its
+    # daemons alone, would leave them at work.
+    wait_for(lambda: any(store.failure(trial.key, 1) for trial in plan.trials))
     wait_for(lambda: first[0] not in cluster.jobs() and len(running_steps(store, plan)) == 2)
     cluster.kill_node()
     time.sleep(2)
