@@ -7,6 +7,7 @@ be used, 3 some trials failed, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -21,9 +22,11 @@ from gatera.errors import InputError, is_full_disk
 
 if TYPE_CHECKING:
     from gatera.reports.statistics import PairedDifference
-    from gatera.studies.plan import Plan
+    from gatera.studies.catalog import LoadedStudy
+    from gatera.studies.plan import Plan, Request
     from gatera.studies.progress import Snapshot
     from gatera.studies.store import Store
+    from gatera.trial import Json
 
 _USAGE_ERROR, _SOME_FAILED, _INTERRUPTED = 2, 3, 130
 _WATCH_SECONDS = 2.0
@@ -76,7 +79,7 @@ def _list(options: argparse.Namespace) -> int:
             {"name": e.name, "title": e.title, "reproduces": e.reproduces, "path": str(e.path)}
             for e in found
         ]
-        print(json.dumps(rows, indent=1))
+        print(_json(rows))
         return 0
     width = max((len(entry.name) for entry in found), default=0)
     for entry in found:
@@ -89,25 +92,18 @@ def _list(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from gatera.studies.budget import as_stored, describe_tuning, tuning_snapshot
     from gatera.studies.describe import describe_variants
-    from gatera.studies.forecast import estimate, expected_detectable_difference
+    from gatera.studies.forecast import estimate, expected_detectable_difference, plan_text
+    from gatera.studies.outlook import trial_outlook
     from gatera.studies.progress import take_snapshot
 
     store = _existing_store(options)
     plan = as_stored(store, _make_plan(options))
     counted = describe_variants(plan)
-    tuned = tuning_snapshot(store, plan, code_sha256=_code_sha256())
-    snapshot = take_snapshot(store, plan, code_sha256=_code_sha256()) if store is not None else None
-    states = {
-        trial.key: snapshot.statuses[trial.key].state if snapshot is not None else "waiting"
-        for trial in plan.trials
-    }
+    snapshot = take_snapshot(store, plan) if store is not None else None
     answer = {
         "study": plan.study,
         "scale": plan.scale,
-        "trials": [
-            {"key": t.key, "variant": t.variant, "seed": t.seed, "state": states[t.key]}
-            for t in plan.trials
-        ],
+        "trials": trial_outlook(store, plan, snapshot),
         "variants": {
             name: {
                 "changes": changes,
@@ -117,19 +113,18 @@ def _plan(options: argparse.Namespace) -> int:
             }
             for name, changes in plan.changes.items()
         },
-        "tuning": describe_tuning(plan, tuned),
+        "tuning": describe_tuning(plan, tuning_snapshot(store, plan)),
         "estimate": estimate(plan, snapshot),
         "detectable_difference": expected_detectable_difference(
             plan, _measured_spread(store, plan)
         ),
+        "notes": list(plan.notes),
+        "missing": list(plan.missing),
     }
-    if options.json:
-        print(json.dumps(answer, indent=1))
-    else:
-        from gatera.studies.forecast import plan_text
-
-        print(plan_text(plan, answer))
-    return 0
+    print(_json(answer) if options.json else plan_text(plan, answer))
+    for each in plan.missing:
+        print(f"gatera: {each}", file=sys.stderr)
+    return _USAGE_ERROR if plan.missing else 0
 
 
 def _measured_spread(store: Store | None, plan: Plan) -> PairedDifference | None:
@@ -138,7 +133,18 @@ def _measured_spread(store: Store | None, plan: Plan) -> PairedDifference | None
     from gatera.reports.tables import measured_spread
     from gatera.studies.gather import gather
 
-    return measured_spread(gather(store, plan, code_sha256=_code_sha256()))
+    return measured_spread(gather(store, plan))
+
+
+def _settings(options: argparse.Namespace) -> int:
+    from gatera.studies.configuration import described, settings_text
+
+    print(_json(described()) if options.json else settings_text())
+    return 0
+
+
+def _json(value: Json) -> str:
+    return json.dumps(value, indent=1, default=dataclasses.asdict)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -179,7 +185,6 @@ def _run(options: argparse.Namespace) -> int:
         run_options,
         launcher=launcher,
         slots=slots,
-        code_sha256=_code_sha256(),
         show=display.show,
     )
     display.end()
@@ -188,12 +193,17 @@ def _run(options: argparse.Namespace) -> int:
         print(line, file=sys.stderr)
     print(f"report: {outcome.report.files[0]}", file=sys.stderr)
     if stale := outcome.snapshot.counts["stale"]:
-        print(
-            f"{stale} results come from other code than today's and are left out; "
-            "run again with --retry stale.",
-            file=sys.stderr,
-        )
+        return _say_stale(stale)
     return _SOME_FAILED if outcome.snapshot.failed else 0
+
+
+def _say_stale(count: int) -> int:
+    print(
+        f"{count} results come from other code than today's and are left out; "
+        "run again with --retry stale.",
+        file=sys.stderr,
+    )
+    return _SOME_FAILED
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -202,10 +212,9 @@ def _status(options: argparse.Namespace) -> int:
 
     store = _store(options)
     plan = store.plan(_stem(options))
-    limits = {"code_sha256": _code_sha256(), "max_attempts": options.max_attempts}
     while True:
-        snapshot = take_snapshot(store, plan, **limits)
-        tuned = tuning_snapshot(store, plan, **limits)
+        snapshot = take_snapshot(store, plan, max_attempts=options.max_attempts)
+        tuned = tuning_snapshot(store, plan, max_attempts=options.max_attempts)
         if options.json:
             answer = {
                 "study": plan.study,
@@ -215,7 +224,7 @@ def _status(options: argparse.Namespace) -> int:
                 "tuning": describe_tuning(plan, tuned),
                 "trials": trial_rows(snapshot),
             }
-            print(json.dumps(answer, indent=1))
+            print(_json(answer))
         else:
             for each in filter(None, (tuned, snapshot)):
                 _print_status(each)
@@ -238,15 +247,12 @@ def _report(options: argparse.Namespace) -> int:
     from gatera.studies.gather import gather
 
     store = _store(options)
-    options.strict = False
-    current = _make_plan(options)
-    plan = store.plan(current.stem)
+    plan = store.plan(_stem(options))
     record = gather(
         store,
         plan,
-        code_sha256=_code_sha256(),
         max_attempts=options.max_attempts,
-        study_sha256=current.study_sha256,
+        study_sha256=_loaded(options).sha256,
     )
     written = write_report(
         record,
@@ -262,10 +268,11 @@ def _report(options: argparse.Namespace) -> int:
             "order": written.order,
             "files": [str(path) for path in written.files],
         }
-        print(json.dumps(answer, indent=1))
+        print(_json(answer))
     else:
         print(written.markdown)
-    return 0
+    stale = sum(trial.state == "stale" for row in record.rows for trial in row.trials)
+    return _say_stale(stale) if stale else 0
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -291,13 +298,17 @@ def _ui(options: argparse.Namespace) -> int:
 def _work(options: argparse.Namespace) -> int:
     from gatera.studies.owner import worker_name
     from gatera.studies.worker import work
+    from gatera.tasks import DATA_ROOT_VARIABLE
 
+    if options.data_root is not None:
+        os.environ[DATA_ROOT_VARIABLE] = str(options.data_root.absolute())
     work(
         options.store,
         stems=options.plan,
         worker=worker_name(),
         max_attempts=options.max_attempts,
         claim_timeout=options.claim_timeout,
+        allow_mixed=options.allow_mixed,
     )
     return 0
 
@@ -307,7 +318,7 @@ def _sync(options: argparse.Namespace) -> int:
     from gatera.studies.supervisor import synchronize
 
     store = Store(options.store)
-    for row in synchronize(store, options.tracking_uri, _code_sha256(), options.max_attempts):
+    for row in synchronize(store, options.tracking_uri, options.max_attempts):
         print(f"{row['plan']}: {row['trials']} trials")
     return 0
 
@@ -338,12 +349,17 @@ def _agreed(question: str) -> bool:
 # What the commands share
 
 
-def _make_plan(options: argparse.Namespace) -> Plan:
+def _loaded(options: argparse.Namespace) -> LoadedStudy:
     from gatera.studies.catalog import load
-    from gatera.studies.plan import Request, make_plan
-    from gatera.studies.settings import parse_overrides
 
-    request = Request(
+    return load(options.name)
+
+
+def _request(options: argparse.Namespace) -> Request:
+    from gatera.studies.configuration import parse_overrides
+    from gatera.studies.plan import Request
+
+    return Request(
         scale=options.scale,
         seeds=options.seeds,
         tasks=options.tasks,
@@ -351,13 +367,19 @@ def _make_plan(options: argparse.Namespace) -> Plan:
         overrides=parse_overrides(options.set),
         data_root=options.data_root,
     )
-    return make_plan(load(options.name), request, strict=options.strict)
+
+
+def _make_plan(options: argparse.Namespace) -> Plan:
+    from gatera.studies.plan import make_plan
+
+    return make_plan(_loaded(options), _request(options), strict=options.strict)
 
 
 def _stem(options: argparse.Namespace) -> str:
     """Return the stem of the plan that the options describe, without reading any data."""
-    options.strict = False
-    return _make_plan(options).stem
+    from gatera.studies.plan import stem_of
+
+    return stem_of(_loaded(options), _request(options))
 
 
 def _store(options: argparse.Namespace) -> Store:
@@ -368,12 +390,6 @@ def _store(options: argparse.Namespace) -> Store:
 
 def _existing_store(options: argparse.Namespace) -> Store | None:
     return _store(options) if (options.store / "format.json").exists() else None
-
-
-def _code_sha256() -> str:
-    from gatera.training.provenance import code_sha256
-
-    return code_sha256()
 
 
 # Options
@@ -418,6 +434,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--out", type=Path, metavar="DIR", help="default: ./<study>-<variant>-seed<n>"
     )
+    settings = add("settings", _settings, "Every setting: its type, defaults and meaning.")
+    settings.add_argument("--json", action="store_true", help="print JSON")
     ui = add("ui", _ui, "Serve MLflow's UI on the store, on localhost.")
     shared.add_store(ui)
     ui.add_argument("--port", type=int, default=5000, metavar="N", help="default: %(default)s")
@@ -426,7 +444,9 @@ def _parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--plan", action="append", default=[], metavar="STEM", help="default: all plans"
     )
+    shared.add_data_root(work)
     shared.add_claims(work)
+    shared.add_allow_mixed(work)
     sync = add("sync", _sync, "Rebuild Optuna's and MLflow's view from the store.")
     sync.add_argument("store", type=Path, metavar="STORE")
     shared.add_max_attempts(sync)

@@ -25,10 +25,15 @@ def add_study(parser: Parser, *, json: bool = False) -> None:
         metavar="SECTION.FIELD=VALUE",
         help="change a setting for all variants; a variant's own changes win",
     )
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="default: GATERA_DATA_ROOT")
+    add_data_root(parser)
     add_store(parser)
     if json:
         parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_data_root(parser: Parser) -> None:
+    """Where the real data sets lie."""
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="default: GATERA_DATA_ROOT")
 
 
 def add_store(parser: Parser) -> None:
@@ -104,6 +109,11 @@ def add_reporting(parser: Parser) -> None:
     parser.add_argument(
         "--no-measured", action="store_true", help="leave out what a clock or a host says"
     )
+    add_allow_mixed(parser)
+
+
+def add_allow_mixed(parser: Parser) -> None:
+    """Whether unlike results may stand together."""
     parser.add_argument(
         "--allow-mixed", action="store_true", help="let results that were made differently mix"
     )

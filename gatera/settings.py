@@ -273,6 +273,16 @@ class TrainSettings:
     )
 
 
+    def __post_init__(self) -> None:
+        if self.max_steps is None and self.epochs is None:
+            raise InputError("train.max_steps and train.epochs are both null; give one of them.")
+        if self.batch_size % self.accumulation:
+            raise InputError(
+                f"train.batch_size={self.batch_size} cannot be split into "
+                f"train.accumulation={self.accumulation} equal parts; give a divisor."
+            )
+
+
 @dataclass
 class EvalSettings:
     """How test items are answered."""

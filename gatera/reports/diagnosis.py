@@ -146,8 +146,8 @@ def _edges(row: RowRecord) -> Iterator[Finding]:
 
 
 _CUTS: Mapping[str, tuple[str, str]] = {
-    "truncated_train_items": ("training prompts were cut", "raise train.max_tokens"),
-    "truncated_test_items": (
+    "training": ("training prompts were cut", "raise train.max_tokens"),
+    "scoring": (
         "test prompts were cut",
         "use a backbone with a longer context, or lower eval.max_new_tokens",
     ),
@@ -155,8 +155,9 @@ _CUTS: Mapping[str, tuple[str, str]] = {
 
 
 def _truncated(row: RowRecord) -> Iterator[Finding]:
-    for name, (what, advice) in _CUTS.items():
-        worst = max((r.provenance.get(name) or 0 for r in row.results.values()), default=0)
+    for part, (what, advice) in _CUTS.items():
+        cut = [r.parts.get(part, {}).get("truncated_items", 0) for r in row.results.values()]
+        worst = max(cut, default=0)
         if worst:
             yield Finding("truncated", f"{worst} {what}", advice)
 

@@ -8,6 +8,7 @@ from gatera.reports.cells import DASH, percent
 from gatera.reports.diagnosis import SILENT_SHARE
 from gatera.reports.records import StudyRecord, mixed_provenance
 from gatera.reports.tables import FROZEN, Table
+from gatera.settings import declared
 from gatera.trial import Json
 
 
@@ -38,7 +39,7 @@ def settings(record: StudyRecord) -> list[str]:
     tuned = ", and for what tuning chose" if any(row.tuning for row in rows) else ""
     lines = [f"as `{shown.variant}` has them; other rows differ in what is named below{tuned}"]
     for section in ("adapter", "train", "eval", "data"):
-        fields = {n: v for n, v in config[section].items() if (section, n) != ("data", "tasks")}
+        fields = {n: v for n, v in config[section].items() if _is_said(section, n, v)}
         lines.append(f"{section}: " + ", ".join(f"{n} {_setting(v)}" for n, v in fields.items()))
     for row in rows:
         if row.changes:
@@ -47,6 +48,16 @@ def settings(record: StudyRecord) -> list[str]:
     if items := _test_items(record):
         lines.append(f"test items: {items}")
     return lines
+
+
+def _is_said(section: str, name: str, value: Json) -> bool:
+    """Return whether a setting is printed: of the adapter, what differs from its own default."""
+    if section == "adapter":
+        return name in _ALWAYS or value != declared()[f"{section}.{name}"].neutral
+    return (section, name) != ("data", "tasks") and not (name.endswith("_seed") and value is None)
+
+
+_ALWAYS = ("method", "gate", "delta", "r")  # of the adapter
 
 
 def _setting(value: Json) -> str:
@@ -67,42 +78,66 @@ def provenance(record: StudyRecord) -> list[str]:
     lines = [f"study file: {record.study_sha256[:16]}"]
     if not results:
         return [*lines, "no trial has finished"]
-    for field in ("code_sha256", "commit", "dirty", "device", "dtype", "threads", "loss_mask"):
-        found = dict.fromkeys(result.provenance.get(field) for result in results)
-        said = [_short(field, value) for value in found if value is not None or len(found) == 1]
-        lines.append(f"{field}: {', '.join(said)}")
-    lines.append(f"versions: {_versions(record)}")
+    lines.append(f"code: {', '.join(dict.fromkeys(_code_by_row(record)))}")
+    for field in (*_OF_PARTS, "dropped_items", "truncated_items"):
+        lines += _part_lines(record, field)
     lines += _data_lines(record)
     lines.append(f"trials: {', '.join(dict.fromkeys(result.key for result in results))}")
     return lines
 
 
-def _versions(record: StudyRecord) -> str:
-    """Return each library with its version, or all of them where results are mixed."""
-    found: dict[str, dict[str, None]] = {}
-    for result in record.results:
-        for name, version in result.provenance["versions"].items():
-            found.setdefault(name, {})[version] = None
-    return ", ".join(f"{name} {' and '.join(found[name])}" for name in sorted(found))
+_OF_PARTS = ("versions", "commit", "dirty", "device", "processor", "dtype", "threads", "loss_mask")
+_SAID = {
+    "dropped_items": "training items dropped because they stand in a test set",
+    "truncated_items": "prompts cut to what the backbone, or train.max_tokens, takes",
+}
 
 
-def _short(field: str, value: Json) -> str:
+def _code_by_row(record: StudyRecord) -> Iterator[str]:
+    """Yield the hash of the code of each row that has results."""
+    for row in record.rows:
+        found = dict.fromkeys(result.code_sha256[:16] for result in row.results.values())
+        if found:
+            yield f"{row.variant} {' and '.join(found)}"
+
+
+def _part_lines(record: StudyRecord, field: str) -> list[str]:
+    """Return what training and scoring say of a field: one line where both say the same."""
+    said: dict[str, str] = {}
+    for part in ("training", "scoring"):
+        values = [r.parts[part].get(field) for r in record.results if part in r.parts]
+        shown = dict.fromkeys(_shown(field, value) for value in values)
+        if field in _SAID:
+            values = [value for value in values if value is not None]
+            shown = {str(max(values)): None} if values else {}
+        if shown and not (len(shown) == 1 and DASH in shown and field == "loss_mask"):
+            said[part] = ", ".join(shown)
+    name = _SAID.get(field, field)
+    if len(set(said.values())) == 1 and len(said) == 2:
+        return [f"{name}: {said['training']}"]
+    return [f"{name} ({part}): {text}" for part, text in said.items()]
+
+
+def _shown(field: str, value: Json) -> str:
     if value is None:
         return DASH
-    return str(value)[:16] if field.endswith("sha256") else str(value)
+    if field == "versions":
+        return ", ".join(f"{name} {value[name]}" for name in sorted(value))
+    return str(value)[:16] if field == "commit" else str(value)
 
 
 def _data_lines(record: StudyRecord) -> list[str]:
     """Return the hashes of what went in; several values where rows differ."""
     found: dict[str, dict[str, dict[str, None]]] = {}  # line -> name -> hashes, in order
     for result in record.results:
-        for line, name, sha256 in _identities(result.provenance["identities"]):
-            found.setdefault(line, {}).setdefault(name, {})[str(sha256)[:16]] = None
+        for part in result.parts.values():
+            for line, name, sha256 in _identities(part["identities"]):
+                found.setdefault(line, {}).setdefault(name, {})[str(sha256)[:16]] = None
     return [
         f"{line}: "
         + ", ".join(f"{name} {' and '.join(hashes)}".strip() for name, hashes in names.items())
         for line, names in found.items()
-    ] + _data_counts(record)
+    ]
 
 
 def _identities(identities: Mapping[str, Json]) -> Iterator[tuple[str, str, Json]]:
@@ -110,22 +145,11 @@ def _identities(identities: Mapping[str, Json]) -> Iterator[tuple[str, str, Json
     for name, sha256 in identities["backbone"].items():
         yield "backbone", name, sha256
     yield "prompt template", "", identities["template"]
+    if identities.get("items"):
+        yield "items that train and validate", "", identities["items"]
     for task, splits in sorted(identities["data"].items()):
         for split, sha256 in sorted(splits.items()):
             if sha256 is not None:
                 yield "data", f"{task}/{split}", sha256
     for setting, sha256 in sorted(identities.get("sources", {}).items()):
         yield "files that settings name", setting, sha256
-
-
-def _data_counts(record: StudyRecord) -> list[str]:
-    """Return how many items were dropped or cut, the largest number among the trials."""
-    said = {
-        "dropped_items": "training items dropped because they stand in a test set",
-        "truncated_train_items": "training prompts cut to train.max_tokens",
-        "truncated_test_items": "test prompts cut to the backbone's context",
-    }
-    counts = {
-        name: max(result.provenance.get(name) or 0 for result in record.results) for name in said
-    }
-    return [f"{text}: {counts[name]}" for name, text in said.items()]

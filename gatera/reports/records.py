@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from gatera.errors import InputError
 from gatera.trial import Json, TrialResult
 
-# Fields of a result's provenance that must agree among the trials of one table, each with the
-# setting that changes it by a row's own declaration; None: no setting may.
+# Fields of the provenance of training, and of scoring, that must agree among the trials of one
+# table, each with the setting that changes it by a row's own declaration; None: no setting may.
 COMPARED: Mapping[str, str | None] = {
-    "code_sha256": None,
     "versions": None,
     "device": None,
+    "processor": None,  # the GPU's name, or what the CPU can do
     "dtype": "train.dtype",
     "threads": None,
     "loss_mask": "train.loss_mask",
@@ -45,6 +45,7 @@ class TrialRecord:
     last_lines: tuple[str, ...] = ()  # of the log of an attempt that failed, without local paths
     answers: Mapping[str, Mapping[int, bool]] | None = None  # task -> item -> whether right
     curves: Curves = Curves()
+    seconds: float | None = None  # of training and scoring, in all attempts
 
 
 @dataclass(frozen=True)
@@ -137,19 +138,22 @@ def _named_results(row: RowRecord) -> Iterator[tuple[str, TrialResult]]:
 
 def _compared_values(row: RowRecord, result: TrialResult) -> Iterator[tuple[str, Json]]:
     """Yield each field of a result that must agree with the others', with its value."""
-    identities = result.provenance.get("identities") or {}
-    for source, fields in ((result.provenance, COMPARED), (identities, COMPARED_IDENTITIES)):
-        for name, setting in fields.items():
-            value = source.get(name)
-            if value is not None and setting not in row.changes:
-                yield name, value
-    for name, sha256 in identities.get("sources", {}).items():  # files that a setting names
-        if name not in row.changes:
-            yield name, sha256
-    for task, splits in identities.get("data", {}).items():
-        for split, sha256 in splits.items():
-            if sha256 is not None:
-                yield f"data {task}/{split}", sha256
+    for part, provenance in result.parts.items():
+        identities = provenance.get("identities") or {}
+        for source, fields in ((provenance, COMPARED), (identities, COMPARED_IDENTITIES)):
+            for name, setting in fields.items():
+                value = source.get(name)
+                if value is not None and setting not in row.changes:
+                    yield f"{name} of {part}", value
+        for file, sha256 in provenance.get("code", {}).items():
+            yield f"code {file}", sha256
+        for name, sha256 in identities.get("sources", {}).items():  # files that a setting names
+            if name not in row.changes:
+                yield name, sha256
+        for task, splits in identities.get("data", {}).items():
+            for split, sha256 in splits.items():
+                if sha256 is not None:
+                    yield f"data {task}/{split}", sha256
 
 
 def refuse_mixed(record: StudyRecord) -> None:

@@ -288,7 +288,7 @@ def _table_row(
             gates=gates,
             no_keyword=no_keyword,
         ),
-        seconds=_mean_seconds(results),
+        seconds=_mean_seconds(row),
         peak_memory_bytes=max(_known(results, "peak_memory_bytes"), default=None),
         notes=_notes(row, comparison, record.reference),
     )
@@ -341,10 +341,9 @@ def _known(results: Sequence[TrialResult], name: str) -> list[int]:
     return [r.measured[name] for r in results if r.measured.get(name) is not None]
 
 
-def _mean_seconds(results: Sequence[TrialResult]) -> float | None:
-    if not results:
-        return None
-    return basic.fmean(result.seconds for result in results)
+def _mean_seconds(row: RowRecord) -> float | None:
+    seconds = [trial.seconds for trial in row.trials if trial.seconds is not None]
+    return basic.fmean(seconds) if seconds else None
 
 
 def _notes(row: RowRecord, comparison: Comparison | None, reference: str) -> tuple[str, ...]:

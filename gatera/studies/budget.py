@@ -20,15 +20,13 @@ def as_stored(store: Store | None, plan: Plan) -> Plan:
 
 
 def tuning_snapshot(
-    store: Store | None, plan: Plan, *, code_sha256: str, max_attempts: int | None = None
+    store: Store | None, plan: Plan, *, max_attempts: int | None = None
 ) -> Snapshot | None:
     """Return where the tuning trials of a plan stand; None where there are none yet."""
     stem = f"{plan.stem}{TUNING_SUFFIX}"
     if plan.tuning is None or store is None or stem not in store.stems():
         return None
-    return take_snapshot(
-        store, store.plan(stem), code_sha256=code_sha256, max_attempts=max_attempts
-    )
+    return take_snapshot(store, store.plan(stem), max_attempts=max_attempts)
 
 
 def describe_tuning(plan: Plan, snapshot: Snapshot | None) -> dict[str, Json] | None:

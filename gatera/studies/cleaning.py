@@ -13,7 +13,6 @@ from gatera.studies.locks import is_locked
 from gatera.studies.store import Store
 from gatera.training.files import (
     ADAPTER_FOLDER,
-    ANSWERS_FILE,
     CHECKPOINT_FOLDER,
     PREDICTIONS_FILE,
 )
@@ -36,27 +35,33 @@ def removable(store: Store) -> list[Removal]:
     """Return what can go, by path; nothing of a trial that runs, and no result.
 
     Checkpoints serve a trial that is not finished, those of its earlier attempts too: they stay.
-    Logs and metrics are small and say what happened: they stay.
+    Adapters serve other trials of the same weights, and answers those that ask the same. Logs and
+    metrics are small and say what happened: they stay.
     """
     found: list[Removal] = []
+    kept = store.weights.holders()
     for folder in sorted((store.folder / "trials").iterdir()):
         result = store.result(folder.name)
         for attempt in sorted((folder / "attempts").glob("[0-9]*")):
             if not store.is_held(folder.name, int(attempt.name)):
-                found += _of_attempt(attempt, result)
+                holds = (folder.name, int(attempt.name)) in kept
+                found += _of_attempt(attempt, result, holds_weights=holds)
         if not store.is_running(folder.name):
             left = (path for path in folder.glob(".*") if _is_abandoned(path))
             found += [_removal(path, "left by a killed process") for path in left]
     return found
 
 
-def _of_attempt(attempt: Path, result: TrialResult | None) -> Iterator[Removal]:
+def _of_attempt(
+    attempt: Path, result: TrialResult | None, *, holds_weights: bool
+) -> Iterator[Removal]:
     names = {_TEMPORARY: "temporary files of an attempt that ended"}
     if result is not None:
         names[CHECKPOINT_FOLDER] = "checkpoints of a finished trial"
-        names[ANSWERS_FILE] = "answers that the predictions of a finished trial hold too"
         if int(attempt.name) != result.attempt:
-            names[ADAPTER_FOLDER] = names[PREDICTIONS_FILE] = "of an attempt that does not count"
+            names[PREDICTIONS_FILE] = "of an attempt that does not count"
+        if not holds_weights:
+            names[ADAPTER_FOLDER] = "of an attempt whose weights do not count"
     for name, reason in names.items():
         if (attempt / name).exists():
             yield _removal(attempt / name, reason)

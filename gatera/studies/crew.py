@@ -35,6 +35,7 @@ class Crew:
         *,
         max_attempts: int | None,
         claim_timeout: float,
+        allow_mixed: bool = False,
     ) -> None:
         """Take over the workers that the store or the engine knows; they run already."""
         self._store, self._launcher, self._slots = store, launcher, slots
@@ -42,6 +43,8 @@ class Crew:
         self._command += ["--plan", stem, "--claim-timeout", str(claim_timeout)]
         if max_attempts is not None:
             self._command += ["--max-attempts", str(max_attempts)]
+        if allow_mixed:
+            self._command.append("--allow-mixed")
         # Workers see a hanging trial first, and end one of their own.
         self._watch = StallWatch(store, claim_timeout + _GRACE_SECONDS)
         self._timeout = claim_timeout
@@ -117,8 +120,8 @@ class Crew:
         found = set()
         for trial in snapshot.unfinished:
             attempt = snapshot.statuses[trial.key].attempt
-            failure = self._store.failure(trial.key, attempt) if attempt else None
-            if failure is not None and failure.kind == "no_space":
+            record = self._store.record(trial.key, attempt) if attempt else None
+            if record is not None and record.ended == "no_space":
                 found.add((trial.key, attempt))
         if self._full_before is None:
             self._full_before = found

@@ -22,7 +22,7 @@ class Display:
         self._drawn = 0
         self._printed_at = 0.0
         self._printed_done = -1
-        seeds = sorted({trial.seed for trial in plan.trials if trial.config["adapter"]})
+        seeds = sorted({trial.seed for trial in plan.trials if not trial.is_frozen})
         tuning = f", after {plan.tuning.total} tuning trials" if plan.tuning is not None else ""
         print(
             f"{plan.stem}: {len(plan.changes)} variants x {max(1, len(seeds))} seeds, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from gatera.errors import InputError
 from gatera.studies.plan import Plan
 from gatera.studies.spec import FROZEN
 from gatera.studies.store import Store
+from gatera.trial import Trial
 
 
 def export_adapter(store: Store, plan: Plan, variant: str, seed: int, target: Path | None) -> Path:
@@ -22,13 +24,21 @@ def export_adapter(store: Store, plan: Plan, variant: str, seed: int, target: Pa
     if trial is None:
         known = ", ".join(f"{t.variant} {t.seed}" for t in plan.trials if t.variant != FROZEN)
         raise InputError(f"{plan.stem} has no trial {variant} {seed}; it has {known}.")
-    if variant == FROZEN:
-        raise InputError(f"{FROZEN} is the untrained backbone and has no adapter.")
-    result = store.result(trial.key)
-    if result is None:
+    if trial.is_frozen:
+        raise InputError(f"{variant} is the untrained backbone and has no adapter.")
+    trained = store.weights.recorded(trial.training_key)
+    if store.result(trial.key) is None or trained is None:
         raise InputError(f"{variant}, seed {seed}, has no result yet; run {plan.study} first.")
     target = target or Path(f"{plan.study}-{variant}-seed{seed}")
     if target.exists():
         raise InputError(f"{target} exists; name another folder with --out.")
-    shutil.copytree(store.attempt_folder(trial.key, result.attempt) / "adapter", target)
+    shutil.copytree(store.weights.adapter_folder(trained), target)
+    _set_threshold(target / "adapter_config.json", trial)
     return target
+
+
+def _set_threshold(path: Path, trial: Trial) -> None:
+    """Let an exported adapter skip what its row skips: training may have seen no threshold."""
+    config = json.loads(path.read_text())
+    config["gate_threshold"] = trial.config["adapter"]["gate_threshold"]
+    path.write_text(json.dumps(config, indent=2, sort_keys=True))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from gatera.reports.published import REPLICATED_SD, REPLICATOR
 from gatera.reports.statistics import PairedDifference, detectable_difference
@@ -93,7 +94,18 @@ def plan_text(plan: Plan, answer: Mapping[str, Json]) -> str:
         )
     if answer["tuning"] is not None:
         lines += ["", *tuning_lines(answer["tuning"])]
-    return "\n".join([*lines, "", _cost_line(answer["estimate"]), _power_line(answer)])
+    lines += ["", *_reason_lines(answer["trials"]), *answer["notes"]]
+    return "\n".join([*lines, _cost_line(answer["estimate"]), _power_line(answer)])
+
+
+def _reason_lines(trials: Sequence[Mapping[str, Json]]) -> list[str]:
+    """Return why trials stand where they do, with how many there are of each reason."""
+    counted = Counter((t["reason"], t["work"]) for t in trials if t["reason"] is not None)
+    return [
+        f"{count} {'trial' if count == 1 else 'trials'}: {reason}"
+        + (f" ({work})" if work is not None else "")
+        for (reason, work), count in counted.items()
+    ]
 
 
 def _span(seeds: list[int]) -> str:

@@ -12,9 +12,10 @@ from gatera.reports.records import (
     TrialRecord,
     TuningRecord,
 )
+from gatera.studies.attempts import AttemptRecord
 from gatera.studies.plan import TUNING_SUFFIX, Plan
 from gatera.studies.progress import Snapshot, take_snapshot
-from gatera.studies.store import Failure, Store
+from gatera.studies.store import Store, stale_files
 from gatera.trial import Json, Trial, TrialResult
 
 _LAST_LINES, _LINE = 3, 160  # of a log, in a footnote; characters of each
@@ -26,7 +27,6 @@ def gather(
     store: Store,
     plan: Plan,
     *,
-    code_sha256: str,
     max_attempts: int | None = None,
     study_sha256: str | None = None,
 ) -> StudyRecord:
@@ -35,17 +35,16 @@ def gather(
     Args:
         store: Where the results are.
         plan: The stored plan.
-        code_sha256: Hash of the code whose results count as current.
         max_attempts: Failures after which a trial counts as failed.
         study_sha256: Hash of the study file as it is now; None where it is that of the plan.
     """
-    snapshot = take_snapshot(store, plan, code_sha256=code_sha256, max_attempts=max_attempts)
+    snapshot = take_snapshot(store, plan, max_attempts=max_attempts)
     rows = [
         RowRecord(
             variant=variant,
             changes=changes,
             trials=tuple(_trial_record(store, t, snapshot) for t in plan.trials_of(variant)),
-            tuning=_tuning_record(store, plan, variant, code_sha256),
+            tuning=_tuning_record(store, plan, variant),
             confounds=tuple(plan.confounds.get(variant, ())),
         )
         for variant, changes in plan.changes.items()
@@ -56,7 +55,7 @@ def gather(
             "the study file has changed since `run` planned these trials; this is the study as it "
             "was then, and `run` brings it up to date"
         )
-    notes += _tuning_notes(store, plan, code_sha256)
+    notes += _tuning_notes(store, plan)
     return StudyRecord(
         study=plan.study,
         scale=plan.scale,
@@ -75,12 +74,12 @@ def gather(
     )
 
 
-def _tuning_record(store: Store, plan: Plan, variant: str, code_sha256: str) -> TuningRecord | None:
+def _tuning_record(store: Store, plan: Plan, variant: str) -> TuningRecord | None:
     """Return how a row's settings were chosen; None where they were not, or are not yet."""
     row = plan.tuning.rows.get(variant) if plan.tuning is not None else None
     if plan.tuning is None or row is None or row.choice is None:
         return None
-    results = _tuning_results(store, plan, variant)
+    found = _tuning_results(store, plan, variant)
     of_the_seeds = plan.trials_of(variant)[0].config["train"]["max_steps"]
     return TuningRecord(
         trials=plan.tuning.trials,
@@ -90,27 +89,27 @@ def _tuning_record(store: Store, plan: Plan, variant: str, code_sha256: str) -> 
         pruned=row.choice.pruned,
         diverged=row.choice.diverged,
         searched={name: (each.low, each.high) for name, each in row.space.items()},
-        results=tuple(r for r in results if r.provenance["code_sha256"] == code_sha256),
+        results=tuple(result for trial, result in found if not stale_files(trial, result)),
     )
 
 
-def _tuning_results(store: Store, plan: Plan, variant: str) -> list[TrialResult]:
-    """Return the results of a row's tuning trials."""
+def _tuning_results(store: Store, plan: Plan, variant: str) -> list[tuple[Trial, TrialResult]]:
+    """Return the tuning trials of a row that have a result, with it."""
     stem = f"{plan.stem}{TUNING_SUFFIX}"
     if stem not in store.stems():
         return []
-    found = (store.result(trial.key) for trial in store.plan(stem).trials_of(variant))
-    return [result for result in found if result is not None]
+    found = ((trial, store.result(trial.key)) for trial in store.plan(stem).trials_of(variant))
+    return [(trial, result) for trial, result in found if result is not None]
 
 
-def _tuning_notes(store: Store, plan: Plan, code_sha256: str) -> list[str]:
+def _tuning_notes(store: Store, plan: Plan) -> list[str]:
     """Return what the choice of settings must not leave unsaid."""
     if plan.tuning is None:
         return []
     if not plan.tuning.is_settled:
         return ["the rows are still being tuned: no seed runs before each has its settings"]
-    results = [r for variant in plan.tuning.rows for r in _tuning_results(store, plan, variant)]
-    if stale := sum(r.provenance["code_sha256"] != code_sha256 for r in results):
+    found = [each for variant in plan.tuning.rows for each in _tuning_results(store, plan, variant)]
+    if stale := sum(bool(stale_files(trial, result)) for trial, result in found):
         return [
             f"{stale} of the tuning trials were run by other code than today's: settings were "
             "chosen by them; `run --retry stale` tunes again"
@@ -118,7 +117,7 @@ def _tuning_notes(store: Store, plan: Plan, code_sha256: str) -> list[str]:
     return []
 
 
-def _reason(store: Store, trial: Trial, failure: Failure | None) -> str | None:
+def _reason(store: Store, trial: Trial, failure: AttemptRecord | None) -> str | None:
     """Return why a trial has no result, without a path of this machine."""
     if failure is not None:
         return _without_folders(failure.message)
@@ -127,7 +126,7 @@ def _reason(store: Store, trial: Trial, failure: Failure | None) -> str | None:
     return None
 
 
-def _last_lines(failure: Failure) -> tuple[str, ...]:
+def _last_lines(failure: AttemptRecord) -> tuple[str, ...]:
     lines = (" ".join(line.split()) for line in failure.log_tail.splitlines())
     return tuple(_without_folders(line)[:_LINE] for line in lines if line)[-_LAST_LINES:]
 
@@ -146,7 +145,7 @@ def _trial_record(store: Store, trial: Trial, snapshot: Snapshot) -> TrialRecord
             status.state,
             None,
             reason=_reason(store, trial, failure),
-            failure_kind=None if failure is None else failure.kind,
+            failure_kind=None if failure is None else failure.ended,
             last_lines=() if failure is None else _last_lines(failure),
         )
     result = store.result(trial.key)
@@ -156,9 +155,31 @@ def _trial_record(store: Store, trial: Trial, snapshot: Snapshot) -> TrialRecord
         status.state,
         result,
         answers=_answers(store, result),
-        # An interrupted attempt goes on in the next: all up to the result's own count.
-        curves=_curves(store.metrics(trial.key, n) for n in range(1, result.attempt + 1)),
+        seconds=_seconds(store, trial),
+        curves=_curves(store.metrics(*each) for each in _trained_in(store, trial, result)),
     )
+
+
+def _trained_in(store: Store, trial: Trial, result: TrialResult) -> list[tuple[str, int]]:
+    """Return (key, attempt) of the attempts that a trial's training went through.
+
+    An interrupted one goes on in the next; weights may be those of another trial.
+    """
+    trained = store.weights.recorded(trial.training_key)
+    key, last = trial.key, result.attempt
+    if trained is not None and trained.key != key:
+        key, last = trained.key, trained.attempt
+    return [(key, n) for n in store.attempts(key) if n <= last]
+
+
+def _seconds(store: Store, trial: Trial) -> float:
+    """Return how long a trial's training and scoring took, in all attempts, whoever trained."""
+    seconds = store.seconds(trial.key)
+    trained = store.weights.recorded(trial.training_key)
+    if trained is not None and trained.key != trial.key:
+        phases = ("train_seconds", "validation_seconds")
+        seconds += sum(float(trained.measured.get(phase) or 0.0) for phase in phases)
+    return seconds
 
 
 def _answers(store: Store, result: TrialResult) -> Mapping[str, Mapping[int, bool]]:

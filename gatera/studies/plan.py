@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from gatera import backbones, tasks
 from gatera.errors import InputError
-from gatera.studies import settings
+from gatera.settings import TrainSettings
 from gatera.studies.catalog import LoadedStudy
+from gatera.studies.configuration import apply_changes, as_run, scale_defaults, with_values
 from gatera.studies.contrast import differing_fields, refuse_undeclared, undeclared_differences
+from gatera.studies.planned_data import PlannedData
 from gatera.studies.sources import NO_KNOWLEDGE_TEXT, Located, locate, without_folder
-from gatera.studies.spec import FROZEN, Tuning, Variant
+from gatera.studies.spec import FROZEN, Study, Tuning, Variant
 from gatera.studies.tuning import (
-    OPEN,
     PREFIX,
     PlannedTuning,
     plan_tuning,
     split_overrides,
     stated,
-    with_values,
 )
-from gatera.tasks.mixture import questions_also_tested
 from gatera.tasks.prompts import template_identity
+from gatera.trial import FROZEN as METHOD_FROZEN
 from gatera.trial import Json, Trial, sha256_of
 
+MOST_TRIALS = 20_000  # of a plan
 TUNING_SUFFIX = ".tuning"  # of the stem of a plan that holds the tuning trials of another
 
 
@@ -64,12 +65,12 @@ class Plan:
     notes: tuple[str, ...] = ()  # what a report has to say of the study as a whole
     tuning: PlannedTuning | None = None
     is_tuning: bool = False  # whether these are the tuning trials proposed so far
+    missing: tuple[str, ...] = ()  # what could not be read: no trial of such a plan can run
 
     @property
     def stem(self) -> str:
         """Return the name that the plan's files share; a departure gets a name of its own."""
-        stem = f"{self.study}.{self.scale}"
-        stem = f"{stem}.{sha256_of(self.departures)[:8]}" if self.departures else stem
+        stem = _stem(self.study, self.scale, self.departures)
         return f"{stem}{TUNING_SUFFIX}" if self.is_tuning else stem
 
     @property
@@ -116,7 +117,7 @@ class Plan:
     def to_json(self) -> dict[str, Json]:
         """Return the plan as plain JSON values."""
         fields = {name: value for name, value in asdict(self).items() if name != "trials"}
-        return {"format": 1, **fields, "trials": [trial.to_json() for trial in self.trials]}
+        return {"format": 2, **fields, "trials": [trial.to_json() for trial in self.trials]}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Json]) -> Plan:
@@ -124,6 +125,7 @@ class Plan:
         fields = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
         fields["tasks"] = tuple(value["tasks"])
         fields["notes"] = tuple(value.get("notes", ()))
+        fields["missing"] = tuple(value.get("missing", ()))
         fields["confounds"] = {v: tuple(names) for v, names in value.get("confounds", {}).items()}
         if value.get("tuning") is not None:
             fields["tuning"] = PlannedTuning.from_json(value["tuning"])
@@ -140,33 +142,37 @@ def make_plan(loaded: LoadedStudy, request: Request, *, strict: bool = True) -> 
         loaded: The study.
         request: What is asked of it.
         strict: Whether missing data, and a row that differs in more than it declares, are
-            errors; else a hash is None, and so the keys are those of no trial that could run.
+            errors; else a hash is None, and so the keys are those of no trial that could run, and
+            `Plan.missing` says what is not there.
 
     Raises:
-        InputError: an unknown scale, task, variant or setting, data that cannot be found, or a
-            row that differs from the reference in more than its declared change.
+        InputError: an unknown scale, task, variant or setting, too many trials, data that cannot be
+            found or used, or a row that differs from the reference in more than its declared change.
     """
     study = loaded.study
     rows = _selected_rows(loaded, request.variants)
+    seeds = _seeds(study, request)
+    _refuse_too_many(len(rows) * len(seeds))
     base = _shared_config(loaded, request)
-    configs = {FROZEN: _frozen_config(base)}
-    configs |= {row.name: _variant_config(base, row, loaded.name) for row in rows}
+    frozen = with_values(base, {"adapter.method": METHOD_FROZEN})
+    configs = {FROZEN: as_run(frozen)}
+    configs |= {row.name: as_run(_variant_config(base, row, loaded.name)) for row in rows}
     if strict:
-        reference = _variant_config(base, study.variant(study.reference), loaded.name)
+        reference = as_run(_variant_config(base, study.variant(study.reference), loaded.name))
         refuse_undeclared(
             loaded.name, study.reference, rows, {**configs, study.reference: reference}
         )
-    tuning = _planned_tuning(loaded, request, rows, configs, strict)
+    tuning = _planned_tuning(loaded, request, rows, configs)
     if tuning is not None:
-        open_fields = {name: dict.fromkeys(row.space, OPEN) for name, row in tuning.rows.items()}
-        configs |= {name: with_values(configs[name], each) for name, each in open_fields.items()}
+        configs |= {n: with_values(configs[n], row.space) for n, row in tuning.rows.items()}
     folders = (loaded.path.parent, Path())
+    data = PlannedData(request.data_root, strict=strict)
     located = {
         name: locate(config, folders, request.data_root, strict=strict)
         for name, config in configs.items()
     }
     unmeasured = located[FROZEN].config["eval"]["knowledge"] is None
-    seeds = study.seeds if request.seeds is None else tuple(range(request.seeds))
+    trials = tuple(_enumerate(located, study.reference, seeds, data))
     return Plan(
         study=loaded.name,
         scale=request.scale,
@@ -179,11 +185,40 @@ def make_plan(loaded: LoadedStudy, request: Request, *, strict: bool = True) -> 
         departures=_departures(loaded, request, base),
         tasks=tuple(base["data"]["tasks"]),
         changes={FROZEN: {}} | {row.name: dict(row.changes) for row in rows},
-        trials=tuple(_enumerate(located, study.reference, seeds, request.data_root, strict)),
+        trials=trials,
         confounds={row.name: row.confounds for row in rows if row.confounds},
-        notes=(NO_KNOWLEDGE_TEXT,) if unmeasured else (),
+        notes=(*data.notes, *([NO_KNOWLEDGE_TEXT] if unmeasured else [])),
         tuning=tuning,
+        missing=tuple(data.missing),
     )
+
+
+def stem_of(loaded: LoadedStudy, request: Request) -> str:
+    """Return the stem of the plan that a request names; reads no data.
+
+    Raises:
+        InputError: an unknown scale, task, variant or setting.
+    """
+    _selected_rows(loaded, request.variants)
+    departures = _departures(loaded, request, _shared_config(loaded, request))
+    return _stem(loaded.name, request.scale, departures)
+
+
+def _stem(study: str, scale: str, departures: Mapping[str, Json]) -> str:
+    stem = f"{study}.{scale}"
+    return f"{stem}.{sha256_of(departures)[:8]}" if departures else stem
+
+
+def _seeds(study: Study, request: Request) -> Sequence[int]:
+    return study.seeds if request.seeds is None else range(request.seeds)
+
+
+def _refuse_too_many(trials: int) -> None:
+    if trials > MOST_TRIALS:
+        raise InputError(
+            f"{trials:,} trials are more than a plan takes ({MOST_TRIALS:,}); ask for fewer seeds "
+            "or rows."
+        )
 
 
 def _planned_tuning(
@@ -191,20 +226,14 @@ def _planned_tuning(
     request: Request,
     rows: Sequence[Variant],
     configs: Mapping[str, Mapping[str, Json]],
-    strict: bool,
 ) -> PlannedTuning | None:
-    """Return the tuning phase, None where there is none; without hashes unless strict."""
+    """Return the tuning phase, None where there is none."""
     tuning = stated(loaded.study.tuning, request.overrides, loaded.name)
-    if tuning is None or not rows:
+    trained = [row for row in rows if configs[row.name]["adapter"]["method"] != METHOD_FROZEN]
+    if tuning is None or not trained:
         return None
-
-    def left_out(data: Mapping[str, Json]) -> list[str]:
-        if not strict:
-            return []
-        return questions_also_tested(data["train_tasks"], data["tasks"], request.data_root)
-
     overrides, _ = split_overrides(request.overrides)
-    return plan_tuning(tuning, rows, configs, overrides, left_out)
+    return plan_tuning(tuning, trained, configs, overrides)
 
 
 def _selected_rows(loaded: LoadedStudy, names: Sequence[str] | None) -> list[Variant]:
@@ -219,85 +248,65 @@ def _selected_rows(loaded: LoadedStudy, names: Sequence[str] | None) -> list[Var
 
 def _shared_config(loaded: LoadedStudy, request: Request) -> dict[str, dict[str, Json]]:
     """Return the configuration that all variants share."""
-    config = settings.scale_defaults(request.scale)
-    config = settings.apply_changes(config, loaded.study.defaults)
-    config = settings.apply_changes(config, split_overrides(request.overrides)[0])
+    config = scale_defaults(request.scale)
+    config = apply_changes(config, loaded.study.defaults)
+    config = apply_changes(config, split_overrides(request.overrides)[0])
     chosen = request.tasks or loaded.study.tasks
     if chosen is not None:
         for task in chosen:
             tasks.keywords(task)  # raises for one that does not exist
         config["data"]["tasks"] = list(chosen)
+    if not config["data"]["train_tasks"]:
+        raise InputError("data.train_tasks is empty; name the tasks that are trained on.")
+    for task in config["data"]["train_tasks"]:
+        tasks.check(task, "train")
     return config
 
 
 def _variant_config(
     base: Mapping[str, Mapping[str, Json]], variant: Variant, study: str
-) -> dict[str, Json]:
+) -> dict[str, Any]:
     try:
-        return settings.apply_changes(base, variant.changes)
+        config = apply_changes(base, variant.changes)
+        TrainSettings(**config["train"])  # raises where fields contradict each other
     except InputError as error:
         raise InputError(f"study {study}, variant {variant.name}: {error}") from error
-
-
-def _frozen_config(base: Mapping[str, Mapping[str, Json]]) -> dict[str, Json]:
-    """Return what determines the untrained backbone's scores, and nothing of the training."""
-    return {
-        "backbone": dict(base["backbone"]),
-        "adapter": None,
-        "train": {"dtype": base["train"]["dtype"]},
-        "eval": dict(base["eval"]),
-        "data": {"template": base["data"]["template"], "tasks": base["data"]["tasks"]},
-    }
+    return config
 
 
 def _enumerate(
-    located: Mapping[str, Located],
-    reference: str,
-    seeds: Sequence[int],
-    data_root: Path | None,
-    strict: bool,
+    located: Mapping[str, Located], reference: str, seeds: Sequence[int], data: PlannedData
 ) -> list[Trial]:
-    @functools.cache
-    def fingerprint(task: str, split: str) -> str | None:
-        return _fingerprint(task, split, data_root, strict)
-
-    identities = {name: _identities(found, fingerprint) for name, found in located.items()}
+    identities = {name: _identities(found, data) for name, found in located.items()}
+    left_out = {name: data.left_out(found.config) for name, found in located.items()}
     order = sorted(located, key=lambda name: (name != FROZEN, name != reference))
+    frozen = {n for n in order if located[n].config["adapter"]["method"] == METHOD_FROZEN}
     trials = []
     for seed in seeds:
         for name in order:
-            if name == FROZEN and seed != seeds[0]:
+            if name in frozen and seed != seeds[0]:
                 continue
-            of_trial = 0 if name == FROZEN else seed
+            of_trial = 0 if name in frozen else seed
             found = located[name]
-            trials.append(Trial(name, of_trial, found.config, identities[name], found.paths))
+            trials.append(
+                Trial(name, of_trial, found.config, identities[name], found.paths, left_out[name])
+            )
     return trials
 
 
-def _identities(located: Located, fingerprint: Callable[[str, str], str | None]) -> dict[str, Json]:
+def _identities(located: Located, data: PlannedData) -> dict[str, Json]:
     """Return the hashes of everything outside the configuration that determines a result."""
-    config, data = located.config, located.config["data"]
-    files: dict[str, dict[str, str | None]] = {}
-    for split, names in (("train", data.get("train_tasks", [])), ("test", data["tasks"])):
-        for task in names:
-            files.setdefault(task, {})[split] = fingerprint(task, split)
-    return {
+    config = located.config
+    identities: dict[str, Json] = {
         "backbone": backbones.identity(config["backbone"]["name"]),
-        "template": template_identity(data["template"]),
-        "data": files,
-        **({"sources": located.hashes} if located.hashes else {}),
+        "template": template_identity(config["data"]["template"]),
+        "data": data.fingerprints(config["data"]),
     }
-
-
-def _fingerprint(task: str, split: str, data_root: Path | None, strict: bool) -> str | None:
-    """Return the hash of a split; where strict, only of one whose every record can be used."""
-    if strict:
-        tasks.load(task, split, data_root)
-        return tasks.fingerprint(task, split, data_root)
-    try:
-        return tasks.fingerprint(task, split, data_root)
-    except InputError:
-        return None
+    if "train_tasks" in config["data"]:
+        identities["items"] = data.items_sha256(config)
+    if located.hashes:
+        identities["sources"] = located.hashes
+    return identities
 
 
 def _departures(

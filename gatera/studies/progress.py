@@ -24,7 +24,7 @@ class Snapshot:
 
     plan: Plan
     statuses: Mapping[str, TrialStatus]  # by key
-    trial_seconds: Mapping[str, float]  # by key of finished trials, those never interrupted first
+    trial_seconds: Mapping[str, float]  # of all attempts together, by key of finished trials
     training_share: float  # of a trial's time; the rest is scoring
 
     @property
@@ -113,34 +113,23 @@ def _ratio(part: Json, whole: Json) -> float:
     return float(part) / float(whole) if part and whole else 0.0
 
 
-def take_snapshot(
-    store: Store, plan: Plan, *, code_sha256: str, max_attempts: int | None = None
-) -> Snapshot:
+def take_snapshot(store: Store, plan: Plan, *, max_attempts: int | None = None) -> Snapshot:
     """Read where each trial of `plan` stands."""
     statuses, results = {}, {}
     for trial in plan.trials:
-        statuses[trial.key] = store.status(
-            trial, code_sha256=code_sha256, max_attempts=max_attempts
-        )
+        statuses[trial.key] = store.status(trial, max_attempts=max_attempts)
         if (result := store.result(trial.key)) is not None:
             results[trial.key] = result
-    # A trial that was resumed says little about how long one takes, but more than nothing.
-    whole = {key: result for key, result in results.items() if result.attempt == 1} or results
-    seconds = {key: _seconds(result) for key, result in whole.items()}
-    return Snapshot(plan, statuses, seconds, _training_share(list(whole.values())))
+    seconds = {key: store.seconds(key) for key in results}
+    return Snapshot(plan, statuses, seconds, _training_share(results, seconds))
 
 
-def _seconds(result: TrialResult) -> float:
-    """Return how long a trial kept its worker busy, loading and saving included."""
-    return float(result.measured.get("attempt_seconds", result.seconds))
-
-
-def _training_share(results: Sequence[TrialResult]) -> float:
+def _training_share(results: Mapping[str, TrialResult], seconds: Mapping[str, float]) -> float:
     """Return which share of a trial's time scoring leaves; 1 where nothing was measured."""
     shares = [
-        1 - result.measured.get("eval_seconds", 0.0) / _seconds(result)
-        for result in results
-        if result.config["adapter"] is not None and _seconds(result)
+        max(0.0, 1 - result.measured.get("eval_seconds", 0.0) / seconds[key])
+        for key, result in results.items()
+        if not result.is_frozen and seconds[key]
     ]
     return fmean(shares) if shares else 1.0
 
@@ -199,7 +188,7 @@ def trial_rows(snapshot: Snapshot) -> list[dict[str, Json]]:
                 "step": progress.get("step"),
                 "max_steps": progress.get("max_steps"),
                 "host": owner.get("host"),
-                "reason": status.failure.message if status.failure else None,
+                "reason": status.reason,
             }
         )
     return rows
@@ -211,7 +200,7 @@ def failure_lines(snapshot: Snapshot) -> Sequence[str]:
     for trial in snapshot.failed:
         failure = snapshot.statuses[trial.key].failure
         if failure is not None:
-            lines.append(f"failed ({failure.kind}, attempt {failure.attempt}): {failure.message}")
+            lines.append(f"failed ({failure.ended}, attempt {failure.attempt}): {failure.message}")
             lines += [f"    {line}" for line in failure.log_tail.splitlines()[-5:]]
     return lines
 

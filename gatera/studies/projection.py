@@ -116,7 +116,7 @@ def project_optuna(store: Store, plan: Plan, max_attempts: int | None) -> None:
     if plan.tuning is not None:
         from gatera.studies.tuner import Tuner
 
-        Tuner(store, plan, code_sha256="", max_attempts=max_attempts).project()
+        Tuner(store, plan, max_attempts=max_attempts).project()
 
 
 def project_tuning_trials(
@@ -142,9 +142,7 @@ def report_artifacts(files: tuple[Path, ...]) -> Mapping[str, list[Path]]:
     return folders
 
 
-def rebuild(
-    store: Store, uri: str | None, code_sha256: str, max_attempts: int | None
-) -> list[Json]:
+def rebuild(store: Store, uri: str | None, max_attempts: int | None) -> list[Json]:
     """Bring Optuna's and MLflow's view of every plan up to the store; return one row a plan.
 
     A plan whose trials are all finished has its report among MLflow's artifacts, as after its run.
@@ -160,9 +158,9 @@ def rebuild(
         project_tuning_trials(store, plan, uri, max_attempts)
         tracker = Tracker(store, plan, uri, max_attempts)
         tracker.sync()
-        found = take_snapshot(store, plan, code_sha256=code_sha256, max_attempts=max_attempts)
+        found = take_snapshot(store, plan, max_attempts=max_attempts)
         if not found.unfinished:
-            record = gather(store, plan, code_sha256=code_sha256, max_attempts=max_attempts)
+            record = gather(store, plan, max_attempts=max_attempts)
             with tempfile.TemporaryDirectory(dir=store.folder, prefix=".report-") as folder:
                 report = write_report(record, Path(folder), allow_mixed=True)
                 tracker.log_report(report_artifacts(report.files))

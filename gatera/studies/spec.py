@@ -5,15 +5,16 @@ A study file holds one constant, `STUDY = Study(...)`, and imports nothing heavi
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from gatera.errors import InputError
+from gatera.settings import TuningSettings, fields_of
 from gatera.trial import Json
 
-PRUNERS = ("median", "hyperband")
 FROZEN = "frozen"  # the row of the untrained backbone, which every study has
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -57,8 +58,8 @@ class Variant:
             )
 
 
-@dataclass(frozen=True)
-class Tuning:
+@dataclass(frozen=True, kw_only=True)
+class Tuning(TuningSettings):
     """A search for each row's own settings on validation data, before any seed runs.
 
     Every row has the same number of trials. A row searches the fields of `search` that neither its
@@ -69,21 +70,11 @@ class Tuning:
 
     # "section.field" -> (low, high), or (low, high, "log") where it is even in the logarithm
     search: Mapping[str, tuple[float, float] | tuple[float, float, str]]
-    trials: int  # of each row
-    steps: int | None = None  # optimizer steps of a tuning trial; None: those of the seeds
-    validate_every: int | None = None  # steps; None: four times in a trial of `steps`
-    round_size: int = 4  # proposals made at a time; those of the first round are random
-    pruner: str | None = "median"  # median, hyperband, or None: every trial runs to its end
-    seed: int = 0  # of the proposals
 
     def __post_init__(self) -> None:
-        for name in ("trials", "steps", "validate_every", "round_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"tuning.{name}={value}; expected at least 1.")
-        if self.pruner not in (*PRUNERS, None):
-            raise InputError(
-                f"tuning.pruner={self.pruner!r}; expected one of {', '.join(PRUNERS)}, or None."
+        for setting in fields_of(TuningSettings):
+            dataclasses.replace(setting, name=f"tuning.{setting.name}").typed(
+                getattr(self, setting.name)
             )
         if not self.search:
             raise InputError("tuning.search is empty; name the fields to tune, with their ranges.")
@@ -134,6 +125,9 @@ class Study:
             )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise InputError(f"seeds {self.seeds} must be distinct and at least one.")
+        wrong = [s for s in self.seeds if isinstance(s, bool) or not isinstance(s, int) or s < 0]
+        if wrong:
+            raise InputError(f"seeds {self.seeds} hold {wrong[0]!r}; give whole numbers from 0 on.")
         if self.metric != "accuracy":
             raise InputError(f"metric {self.metric!r} is not known; known: accuracy.")
 

@@ -1,11 +1,12 @@
 """The store: one folder that holds all that studies produced, and the only truth about it.
 
-    format.json                     {"format": 1}
+    format.json                     {"format": 2}
     plans/<stem>.json               what each study consists of
     trials/<key>/claim.<n>          attempt n's owner, locked while it lives
     trials/<key>/claim.<n>.dead     why the claim counts no more, though its lock may be held
-    trials/<key>/attempts/<n>/      metrics.jsonl, log, checkpoints, predictions, adapter
+    trials/<key>/attempts/<n>/      metrics.jsonl, log, checkpoints, predictions, adapter, ended.json
     trials/<key>/result.json        exists = finished; written once
+    trained/, scored/               trained weights, by training key: see `weights.py`
 
 Every file appears whole (temporary file, fsync, then link or rename), so that a reader never sees
 half of one, and a process that dies at any moment leaves nothing that has to be repaired.
@@ -13,47 +14,35 @@ half of one, and a process that dies at any moment leaves nothing that has to be
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gatera.errors import InputError
+from gatera.studies.attempts import (
+    ATTEMPT_LIMITS,
+    AttemptRecord,
+    json_objects,
+    read_record,
+    record_of,
+    write_record,
+)
 from gatera.studies.files import file_sha256, link_whole, read_json, write_whole
 from gatera.studies.locks import is_locked, try_lock
 from gatera.studies.plan import Plan
 from gatera.studies.results import CheckedResult, ResultReader, result_sha256, result_text
-from gatera.training.files import (
-    ADAPTER_FOLDER,
-    METRICS_FILE,
-    PREDICTIONS_FILE,
-    checkpointed_steps,
-    has_answered,
-    sync_to_disk,
-)
+from gatera.studies.weights import Weights
+from gatera.training.code import changed_files, scoring_code, training_code
+from gatera.training.files import METRICS_FILE, PREDICTIONS_FILE, sync_to_disk
 from gatera.trial import Json, Trial, TrialResult
 
-FORMAT = 1
+FORMAT = 2
 _CLAIM = re.compile(r"claim\.(\d+)")
 _LAST_LINES_BYTES = 8192  # holds a few lines of metrics.jsonl
-
-# Attempts that may fail before a trial is left alone, by kind of failure. Other kinds count for
-# nothing: "interrupted" (killed or asked to end, its work kept) and "no_space" (the disk is full).
-ATTEMPT_LIMITS = {"bug": 2, "not_finite": 2, "out_of_memory": 2, "killed": 5}
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why an attempt ended without a result."""
-
-    attempt: int
-    kind: str  # out_of_memory, not_finite, killed, bug, interrupted or no_space
-    message: str  # one line
-    log_tail: str  # the last lines of the attempt's log
-
 
 @dataclass(frozen=True)
 class TrialStatus:
@@ -63,7 +52,8 @@ class TrialStatus:
     attempt: int  # the newest claim, 0 where there is none
     progress: Json = None  # last line of the newest attempt's metrics.jsonl, where it is running
     owner: Json = None  # who holds the newest claim, where it is running
-    failure: Failure | None = None  # of the newest attempt, where it failed
+    failure: AttemptRecord | None = None  # of the newest attempt that counts, where it failed
+    reason: str | None = None  # why it stands there, where there is something to say
 
 
 class Claim:
@@ -89,6 +79,7 @@ class Store:
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         self.folder = folder.absolute()
         self._reader = ResultReader(self.predictions_path)
+        self.weights = Weights(self.folder, self.attempt_folder, self.is_live)
         marker = self.folder / "format.json"
         if create and not marker.exists():
             self._create(marker)
@@ -101,16 +92,15 @@ class Store:
         except (ValueError, KeyError, TypeError):
             found = "unreadable"
         if found != FORMAT:
-            raise InputError(
-                f"the store at {folder} has format {found}, this gatera reads format {FORMAT}; "
-                "name another folder with --store, or use the version of gatera that made it."
-            )
+            raise InputError(_other_format(folder, found))
         if create:
-            for name in ("plans", "trials"):
-                (self.folder / name).mkdir(exist_ok=True)
+            for name in ("plans", "trials", "trained", "scored"):
+                _make_folder(self.folder / name)
 
     def _create(self, marker: Path) -> None:
         """Make the marker; what a killed process left of it is no hindrance."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder} is a file; name a folder with --store.")
         found = self.folder.iterdir() if self.folder.is_dir() else ()
         if any(not path.name.startswith(f".{marker.name}-") for path in found):
             raise InputError(
@@ -241,15 +231,34 @@ class Store:
         """Return what a claim says of its owner; None where it cannot be read."""
         return read_json(self.trial_folder(key) / f"claim.{attempt}")
 
-    def note_attempt(self, key: str, attempt: int, code_sha256: str) -> list[Path]:
-        """Record which code runs an attempt; return the earlier attempts that it may resume.
+    def note_attempt(self, key: str, attempt: int, machine: Mapping[str, Json]) -> None:
+        """Record what an attempt computes by, for those who would join it."""
+        write_whole(self.attempt_folder(key, attempt) / "machine.json", json.dumps(machine) + "\n")
 
-        These are the ones that the same code ran, newest first.
+    def machine(self, key: str, attempt: int) -> Json:
+        """Return what an attempt computes by; None where it did not say."""
+        return read_json(self.attempt_folder(key, attempt) / "machine.json")
+
+    def resumable(self, trial: Trial, attempt: int) -> list[Path]:
+        """Return the attempts whose checkpoints an attempt may go on from, the newest first.
+
+        These are the trial's own, and those of other trials that trained the same weights.
         """
-        note = self.attempt_folder(key, attempt) / "attempt.json"
-        write_whole(note, json.dumps({"code_sha256": code_sha256}) + "\n")
-        earlier = (self.attempt_folder(key, n) for n in reversed(self.attempts(key)) if n < attempt)
-        return [f for f in earlier if read_json(f / "attempt.json") == {"code_sha256": code_sha256}]
+        own = [(trial.key, n) for n in self.attempts(trial.key) if n < attempt]
+        makers = self.weights.makers(trial.training_key)
+        others = [(key, n) for key, n in makers if key != trial.key]
+        return [self.attempt_folder(*each) for each in reversed([*others, *own])]
+
+    def answered(self, trial: Trial, attempt: int) -> list[Path]:
+        """Return the attempts whose answers may count for an attempt: those of the same weights."""
+        own = [(trial.key, n) for n in self.attempts(trial.key) if n < attempt]
+        others = [
+            (key, n)
+            for key in self.weights.scored_with(trial.training_key)
+            if key != trial.key
+            for n in self.attempts(key)
+        ]
+        return [self.attempt_folder(*each) for each in [*others, *own]]
 
     # Results
 
@@ -279,11 +288,11 @@ class Store:
         """
         folder = self.attempt_folder(result.key, result.attempt)
         predictions = folder / PREDICTIONS_FILE
-        for path in (predictions, *sorted((folder / ADAPTER_FOLDER).glob("*"))):
-            sync_to_disk(path)
+        sync_to_disk(predictions)
         sync_to_disk(folder)
         if file_sha256(predictions) != result.predictions_sha256:
             raise RuntimeError(f"{predictions} does not hold what was written; check the disk.")
+        self.weights.note_scored(result.training_key, result.key)
         if link_whole(self.trial_folder(result.key) / "result.json", result_text(result)):
             return True
         self._note_late(result)
@@ -309,40 +318,49 @@ class Store:
         path = self.trial_folder(key) / "result.json"
         os.replace(path, path.with_name(f"result.{label}.json"))
 
-    # Failures and pruning
+    # How attempts ended, and pruning
 
-    def write_failure(self, key: str, failure: Failure) -> None:
-        """Record why an attempt ended without a result."""
-        path = self.attempt_folder(key, failure.attempt) / "failure.json"
-        write_whole(path, json.dumps(dataclasses.asdict(failure), indent=1) + "\n")
+    def end_attempt(self, trial: Trial, attempt: int, ended: str, **fields: Json) -> None:
+        """Record how an attempt ended and what it added, where nobody has.
 
-    def failure(self, key: str, attempt: int) -> Failure | None:
-        """Return why an attempt ended without a result; None where nobody said."""
-        fields = read_json(self.attempt_folder(key, attempt) / "failure.json")
-        return None if fields is None else Failure(**fields)
+        Args:
+            trial: Its trial.
+            attempt: Its number.
+            ended: As `AttemptRecord` has it.
+            fields: What else is known: message, log_tail, seconds.
+        """
+        folder = self.attempt_folder(trial.key, attempt)
+        if read_record(folder) is None and folder.is_dir():
+            earlier = self.resumable(trial, attempt)
+            write_record(folder, record_of(folder, attempt, ended, earlier=earlier, **fields))
 
-    def failures(self, key: str) -> list[Failure]:
-        """Return the failures that count against a trial, oldest first."""
+    def record(self, key: str, attempt: int) -> AttemptRecord | None:
+        """Return how an attempt ended; None where nobody has said."""
+        return read_record(self.attempt_folder(key, attempt))
+
+    def records(self, key: str) -> list[AttemptRecord]:
+        """Return how the attempts of a trial ended, oldest first."""
+        found = (self.record(key, n) for n in self.attempts(key))
+        return [record for record in found if record is not None]
+
+    def seconds(self, key: str) -> float:
+        """Return how long all attempts of a trial took together."""
+        return sum(record.seconds for record in self.records(key))
+
+    def failures(self, key: str) -> list[AttemptRecord]:
+        """Return the attempts that count against a trial, oldest first."""
         forgiven = (read_json(self.trial_folder(key) / "forgiven.json") or {}).get(
             "up_to_attempt", 0
         )
-        found = (self.failure(key, n) for n in self.attempts(key) if n > forgiven)
-        return [f for f in found if f is not None and f.kind in ATTEMPT_LIMITS]
+        return [each for each in self.records(key) if each.failed and each.attempt > forgiven]
 
     def has_failed(self, key: str, max_attempts: int | None) -> bool:
         """Return whether a trial failed as often as it may; None: each kind's own limit."""
-        kinds = [failure.kind for failure in self.failures(key)]
+        ends = [record.ended for record in self.failures(key)]
         return any(
-            kinds.count(kind) >= (max_attempts or limit) for kind, limit in ATTEMPT_LIMITS.items()
+            ends.count(kind) >= (max_attempts if max_attempts and kind != "input" else limit)
+            for kind, limit in ATTEMPT_LIMITS.items()
         )
-
-    def has_advanced(self, key: str, attempt: int) -> bool:
-        """Return whether an attempt saved a checkpoint, or answers, beyond those before it."""
-        if has_answered(self.attempt_folder(key, attempt)):
-            return True
-        earlier = (n for n in self.attempts(key) if n < attempt)
-        before = max((checkpointed_steps(self.attempt_folder(key, n)) for n in earlier), default=0)
-        return checkpointed_steps(self.attempt_folder(key, attempt)) > before
 
     def forgive_failures(self, key: str) -> None:
         """Let the failures so far count no more, as `run --retry failed` asks."""
@@ -367,22 +385,23 @@ class Store:
 
     # Status
 
-    def status(
-        self, trial: Trial, *, code_sha256: str, max_attempts: int | None = None
-    ) -> TrialStatus:
+    def status(self, trial: Trial, *, max_attempts: int | None = None) -> TrialStatus:
         """Return where `trial` stands; reads files only."""
         key = trial.key
         attempt = self.newest_attempt(key)
         if (result := self.result(key)) is not None:
-            stale = result.provenance.get("code_sha256") != code_sha256
-            return TrialStatus("stale" if stale else "done", attempt)
+            changed = stale_files(trial, result)
+            if not changed:
+                return TrialStatus("done", attempt)
+            return TrialStatus("stale", attempt, reason=f"stale: {', '.join(changed)} changed")
         if self.is_live(key, attempt):
             owner = self.owner(key, attempt)
             return TrialStatus("running", attempt, self.progress(key, attempt), owner)
         if self.is_pruned(key):
             return TrialStatus("pruned", attempt)
         if self.has_failed(key, max_attempts):
-            return TrialStatus("failed", attempt, failure=self.failures(key)[-1])
+            failure = self.failures(key)[-1]
+            return TrialStatus("failed", attempt, failure=failure, reason=failure.message)
         return TrialStatus("waiting", attempt)
 
     def progress(self, key: str, attempt: int) -> Json:
@@ -393,7 +412,7 @@ class Store:
                 tail = file.read().decode(errors="replace")
         except FileNotFoundError:
             return None
-        lines = _objects(tail)
+        lines = json_objects(tail)
         return lines[-1] if lines and lines[-1] else None
 
     def metrics(self, key: str, attempt: int, *, skip: int = 0) -> list[dict[str, Json]]:
@@ -405,17 +424,45 @@ class Store:
             text = (self.attempt_folder(key, attempt) / METRICS_FILE).read_text(errors="replace")
         except FileNotFoundError:
             return []
-        return _objects(text)[skip:]
+        return json_objects(text)[skip:]
 
 
-def _objects(text: str) -> list[dict[str, Json]]:
-    """Return the objects that the whole lines of `text` hold, {} for one that cannot be read."""
-    return [_object(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+def _other_format(folder: Path, found: Json) -> str:
+    if found == 1:
+        return (
+            f"the store at {folder} was made by an earlier gatera (format 1), whose keys say less; "
+            f"this one reads format {FORMAT}. Keep it for its results, and name another folder with "
+            "--store; CHANGELOG.md says more."
+        )
+    return (
+        f"the store at {folder} has format {found}, this gatera reads format {FORMAT}; "
+        "name another folder with --store, or use the version of gatera that made it."
+    )
 
 
-def _object(line: str) -> dict[str, Json]:
+def _make_folder(path: Path) -> None:
     try:
-        value = json.loads(line)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        path.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise InputError(
+            f"{path} is a file where the store has a folder; move it away, or name another --store."
+        ) from None
+
+
+def stale_files(trial: Trial, result: TrialResult) -> list[str]:
+    """Return the files of gatera that a result rests on and that changed since, by name."""
+    return [*changed_training(trial, result), *changed_scoring(trial, result)]
+
+
+def changed_training(trial: Trial, result: TrialResult) -> list[str]:
+    """Return the files that trained the weights of a result and changed since."""
+    before = result.provenance["training"]
+    return [] if before is None else changed_files(before["code"], training_code(trial.config))
+
+
+def changed_scoring(trial: Trial, result: TrialResult) -> list[str]:
+    """Return the files that scored a result, and did not train its weights, and changed since."""
+    before = result.provenance["scoring"]
+    found = [] if before is None else changed_files(before["code"], scoring_code(trial.config))
+    trained = changed_training(trial, result)
+    return [name for name in found if name not in trained]

@@ -60,7 +60,6 @@ def run(
     *,
     launcher: Launcher,
     slots: Slots,
-    code_sha256: str,
     show: Callable[[Snapshot], None],
 ) -> Outcome:
     """Run what is missing of `plan`, then write its report.
@@ -71,7 +70,6 @@ def run(
         options: How to carry it out.
         launcher: What starts workers.
         slots: How many there are, and what each has.
-        code_sha256: Hash of the code whose results count as current.
         show: Called every half second with where each trial stands.
 
     Raises:
@@ -81,7 +79,7 @@ def run(
     """
 
     with supervising(store), interruptible() as interrupts:
-        party = _Party(store, options, launcher, slots, code_sha256, show, interrupts)
+        party = _Party(store, options, launcher, slots, show, interrupts)
         warnings = []
         if plan.tuning is not None:
             plan, tuning_warnings, failed = _tune(party, plan)
@@ -109,18 +107,12 @@ class _Party:
     options: RunOptions
     launcher: Launcher
     slots: Slots
-    code_sha256: str
     show: Callable[[Snapshot], None]
     interrupts: Interrupts
 
     def look(self, plan: Plan) -> Snapshot:
         """Return where each trial of a plan stands."""
-        return take_snapshot(
-            self.store,
-            plan,
-            code_sha256=self.code_sha256,
-            max_attempts=self.options.max_attempts,
-        )
+        return take_snapshot(self.store, plan, max_attempts=self.options.max_attempts)
 
     def follow(self, plan: Plan, look: Callable[[], Snapshot]) -> None:
         """Keep workers on a plan until no trial is left to run."""
@@ -133,6 +125,7 @@ class _Party:
             self.slots,
             max_attempts=self.options.max_attempts,
             claim_timeout=self.options.claim_timeout,
+            allow_mixed=self.options.allow_mixed,
         )
         try:
             while True:
@@ -158,12 +151,7 @@ def _tune(party: _Party, plan: Plan) -> tuple[Plan, list[str], Snapshot | None]:
     from gatera.studies.tuner import Tuner
 
     def tuner() -> Tuner:
-        return Tuner(
-            party.store,
-            plan,
-            code_sha256=party.code_sha256,
-            max_attempts=party.options.max_attempts,
-        )
+        return Tuner(party.store, plan, max_attempts=party.options.max_attempts)
 
     warnings = _prepare(party, tuner().plan)
     searching = tuner()
@@ -186,9 +174,7 @@ def _prepare(party: _Party, plan: Plan) -> list[str]:
 
 def _report(party: _Party, plan: Plan) -> WrittenReport:
     options = party.options
-    record = gather(
-        party.store, plan, code_sha256=party.code_sha256, max_attempts=options.max_attempts
-    )
+    record = gather(party.store, plan, max_attempts=options.max_attempts)
     return write_report(
         record, options.report_dir, measured=options.measured, allow_mixed=options.allow_mixed
     )
@@ -229,7 +215,7 @@ def _prepare_retries(store: Store, plan: Plan, retry: str | None, snapshot: Snap
         if state == "stale" and retry == "stale":
             result = store.result(trial.key)
             assert result is not None
-            store.retire_result(trial.key, str(result.provenance["code_sha256"])[:16])
+            store.retire_result(trial.key, result.code_sha256[:16])
 
 
 def _damaged_results(store: Store, plan: Plan) -> list[str]:
@@ -251,13 +237,11 @@ def _unequal_results(store: Store, plan: Plan) -> list[str]:
     ]
 
 
-def synchronize(
-    store: Store, uri: str | None, code_sha256: str, max_attempts: int | None
-) -> list[Json]:
+def synchronize(store: Store, uri: str | None, max_attempts: int | None) -> list[Json]:
     """Rebuild Optuna's and MLflow's view of every plan; return one row a plan.
 
     Raises:
         InputError: another supervisor holds the store.
     """
     with supervising(store):
-        return rebuild(store, uri, code_sha256, max_attempts)
+        return rebuild(store, uri, max_attempts)

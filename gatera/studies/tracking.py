@@ -26,6 +26,7 @@ from mlflow.tracking import MlflowClient
 from gatera.studies.files import set_aside
 from gatera.studies.plan import Plan
 from gatera.studies.store import Store
+from gatera.training.files import PREDICTIONS_FILE
 from gatera.trial import Json, Trial, TrialResult
 
 _BATCH = 900  # MLflow takes at most 1,000 metrics a call
@@ -160,7 +161,7 @@ class Tracker:
         """Return the run of a trial, made where there is none for the code of its result."""
         runs = self._children.setdefault(trial.key, [])
         if result is not None:
-            code = result.provenance["code_sha256"][:16]
+            code = result.code_sha256[:16]
             fitting = [run for run in runs if run.data.tags.get("gatera.code", code) == code]
         else:
             fitting = runs
@@ -239,17 +240,16 @@ class Tracker:
             if name not in there or name in _LIVE
         ]
         tags = [
-            RunTag("gatera.code", str(result.provenance["code_sha256"])[:16]),
+            RunTag("gatera.code", result.code_sha256[:16]),
             RunTag("gatera.attempt", str(result.attempt)),
         ]
         self._client.log_batch(run.info.run_id, metrics=metrics, tags=tags)
         folder = self._store.attempt_folder(trial.key, result.attempt)
-        for name in ("predictions.parquet", "adapter"):
-            if (folder / name).is_dir():
-                self._client.log_artifacts(run.info.run_id, str(folder / name), name)
-            elif (folder / name).exists():
-                self._client.log_artifact(run.info.run_id, str(folder / name))
-        self._end(trial, run, "FINISHED", run.info.start_time + round(1000 * result.seconds))
+        self._client.log_artifact(run.info.run_id, str(folder / PREDICTIONS_FILE))
+        if (trained := self._store.weights.recorded(trial.training_key)) is not None:
+            adapter = self._store.weights.adapter_folder(trained)
+            self._client.log_artifacts(run.info.run_id, str(adapter), adapter.name)
+        self._end(trial, run, "FINISHED", run.info.start_time + round(1000 * self._store.seconds(trial.key)))
 
     def _end(self, trial: Trial, run: Run, status: str, end_time: int) -> None:
         self._client.set_terminated(run.info.run_id, status=status, end_time=end_time)

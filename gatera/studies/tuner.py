@@ -11,31 +11,23 @@ from collections.abc import Mapping
 
 from gatera.errors import InputError
 from gatera.studies import schedule
+from gatera.studies.configuration import with_values
 from gatera.studies.plan import TUNING_SUFFIX, Plan
 from gatera.studies.progress import Snapshot, take_snapshot
 from gatera.studies.schedule import Course, Search
 from gatera.studies.store import Store
-from gatera.studies.tuning import (
-    Choice,
-    PlannedTuning,
-    TunedRow,
-    tuning_trial,
-    values_of,
-    with_values,
-)
+from gatera.studies.tuning import Choice, PlannedTuning, TunedRow, tuning_trial, values_of
 from gatera.trial import Trial, TrialResult
 
 
 class Tuner:
     """A plan's tuning phase, brought forward by its one supervisor."""
 
-    def __init__(
-        self, store: Store, plan: Plan, *, code_sha256: str, max_attempts: int | None = None
-    ) -> None:
+    def __init__(self, store: Store, plan: Plan, *, max_attempts: int | None = None) -> None:
         """Take up the tuning phase of `plan`, with the trials that the store knows of it."""
         assert plan.tuning is not None
         self._store, self._plan, self._tuning = store, plan, plan.tuning
-        self._code_sha256, self._max_attempts = code_sha256, max_attempts
+        self._max_attempts = max_attempts
         known = _known_trials(store, plan, plan.tuning)
         self._rows = [
             _Row(store, plan.tuning, plan.trials_of(variant)[0], known[variant], max_attempts)
@@ -53,12 +45,7 @@ class Tuner:
         """Prune what promises too little, propose what is due, and store it; return a snapshot."""
         if sum(row.advance() for row in self._rows):  # each of them
             self._store.write_plan(self.plan)
-        return take_snapshot(
-            self._store,
-            self.plan,
-            code_sha256=self._code_sha256,
-            max_attempts=self._max_attempts,
-        )
+        return take_snapshot(self._store, self.plan, max_attempts=self._max_attempts)
 
     def settled(self) -> Plan | None:
         """Return the plan with each row at its best point; None while the search goes on.
@@ -197,7 +184,7 @@ class _Row:
         if result is not None:
             return dataclasses.replace(course, accuracy=result.metrics["val/accuracy"])
         if store.has_failed(key, self._max_attempts):
-            if store.failures(key)[-1].kind == "not_finite":
+            if store.failures(key)[-1].ended == "not_finite":
                 self._diverged.add(key)
                 return course
         elif prunes and store.is_pruned(key) and not store.is_running(key):

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from gatera.errors import InputError
-from gatera.studies import settings
+from gatera.settings import TUNING
+from gatera.studies.configuration import Range, is_number, with_values
 from gatera.studies.spec import Tuning, Variant
-from gatera.trial import VALIDATION_ONLY, Json, Trial
+from gatera.trial import Json, Trial
 
-PREFIX = "tuning."
-OPEN = "tuned"  # stands for the value of a field that is searched, until it is chosen
+PREFIX = f"{TUNING}."
 
 _ENTROPY = "train.entropy_weight"
 _EDGE_SHARE = 0.05  # of a range: a choice that is as near to an end counts as lying on it
@@ -26,23 +26,15 @@ _EDGE_SHARE = 0.05  # of a range: a choice that is as near to an end counts as l
 _SEED_OFFSET = 1_000_000
 
 
-@dataclass(frozen=True)
-class Range:
-    """Where a search looks for one setting."""
-
-    low: float
-    high: float
-    log: bool = False  # whether it is even in the number's logarithm
-
-    def is_edge(self, value: float) -> bool:
-        """Return whether `value` lies at an end: within a twentieth of the range."""
-        low, high, at = (
-            (math.log(each) for each in (self.low, self.high, value))
-            if self.log
-            else (self.low, self.high, value)
-        )
-        place = (at - low) / (high - low)
-        return not _EDGE_SHARE < place < 1 - _EDGE_SHARE
+def is_edge(space: Range, value: float) -> bool:
+    """Return whether `value` lies at an end of a range: within a twentieth of it."""
+    low, high, at = (
+        (math.log(each) for each in (space.low, space.high, value))
+        if space.log
+        else (space.low, space.high, value)
+    )
+    place = (at - low) / (high - low)
+    return not _EDGE_SHARE < place < 1 - _EDGE_SHARE
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,6 @@ class TunedRow:
     """One row's search."""
 
     space: Mapping[str, Range]  # "section.field" -> where it is looked for
-    left_out: tuple[str, ...] = ()  # content hashes of questions that a test set asks too
     choice: Choice | None = None  # None until the search has ended
 
     @property
@@ -69,7 +60,7 @@ class TunedRow:
         if self.choice is None:
             return ()
         chosen = self.choice.settings
-        return tuple(name for name, each in self.space.items() if each.is_edge(chosen[name]))
+        return tuple(name for name, each in self.space.items() if is_edge(each, chosen[name]))
 
 
 @dataclass(frozen=True)
@@ -100,7 +91,6 @@ class PlannedTuning:
         rows = {
             variant: TunedRow(
                 space={name: Range(**each) for name, each in row["space"].items()},
-                left_out=tuple(row["left_out"]),
                 choice=None if row["choice"] is None else Choice(**row["choice"]),
             )
             for variant, row in value["rows"].items()
@@ -142,7 +132,6 @@ def plan_tuning(
     variants: Sequence[Variant],
     configs: Mapping[str, Mapping[str, Json]],
     overrides: Mapping[str, Json],
-    left_out: Callable[[Mapping[str, Json]], Sequence[str]],
 ) -> PlannedTuning:
     """Return the tuning phase of a plan.
 
@@ -151,23 +140,20 @@ def plan_tuning(
         variants: The rows.
         configs: Their resolved configurations.
         overrides: Settings that `--set` fixes for all rows.
-        left_out: Returns the hashes of the training items that a test set asks too.
 
     Raises:
         InputError: a searched field is not one, or a row has nothing to search.
     """
     for name in tuning.search:
-        if not settings.is_number(name):
+        if not is_number(name):
             raise InputError(f"tuning.search: {name} is no setting that takes any number.")
     validate_every = tuning.validate_every
     if validate_every is None and tuning.steps is not None:
         validate_every = max(1, tuning.steps // 4)
-    rows = {}
-    for variant in variants:
-        config = configs[variant.name]
-        rows[variant.name] = TunedRow(
-            _space(tuning, variant, config, overrides), tuple(left_out(config["data"]))
-        )
+    rows = {
+        variant.name: TunedRow(_space(tuning, variant, configs[variant.name], overrides))
+        for variant in variants
+    }
     return PlannedTuning(
         trials=tuning.trials,
         steps=tuning.steps,
@@ -187,7 +173,7 @@ def _space(
 ) -> dict[str, Range]:
     """Return what a row searches: what neither its changes nor `--set` fix, and what it has."""
     fixed = {*variant.changes, *overrides}
-    if config["adapter"]["gate"] == "none" or not config["train"]["entropy_weight"]:
+    if config["adapter"].get("gate") == "none" or not config["train"]["entropy_weight"]:
         fixed.add(_ENTROPY)  # there is no entropy term
     space = {
         name: Range(float(ends[0]), float(ends[1]), len(ends) == 3)
@@ -206,22 +192,11 @@ def _space(
 # From a configuration to its tuning trials, and back
 
 
-def with_values(
-    config: Mapping[str, Mapping[str, Json]], values: Mapping[str, Json]
-) -> dict[str, dict[str, Json]]:
-    """Return a resolved configuration with some of its fields set."""
-    changed = {name: dict(fields) for name, fields in config.items()}
-    for name, value in values.items():
-        section, _, key = name.partition(".")
-        changed[section][key] = value
-    return changed
-
-
 def tuning_trial(tuning: PlannedTuning, open_trial: Trial, values: Mapping[str, float]) -> Trial:
     """Return the trial that tries `values` for a row.
 
     It scores no task, so that nothing leads it to test data; the questions that a test set asks
-    are left out by their hash.
+    are left out by their hash, as in the seeds' own training.
 
     Args:
         tuning: The phase that it belongs to.
@@ -231,15 +206,18 @@ def tuning_trial(tuning: PlannedTuning, open_trial: Trial, values: Mapping[str, 
     config = with_values(open_trial.config, values)
     train = {"max_steps": tuning.steps, "epochs": None} if tuning.steps is not None else {}
     if tuning.validate_every is not None:
-        train["val_every"] = tuning.validate_every
+        train["validation_every"] = tuning.validate_every
     config["train"] |= train
-    config["eval"] |= {"method": VALIDATION_ONLY, "knowledge": None, "limit": None, "beams": 1}
+    config["eval"] = {}
     config["data"]["tasks"] = []
-    if left_out := tuning.rows[open_trial.variant].left_out:
-        config["data"]["left_out"] = list(left_out)
     sources = {name: path for name, path in open_trial.sources.items() if name != "eval.knowledge"}
-    seed = _SEED_OFFSET + tuning.seed
-    return Trial(open_trial.variant, seed, config, _identities(open_trial, sources), sources)
+    return dataclasses.replace(
+        open_trial,
+        seed=_SEED_OFFSET + tuning.seed,
+        config=config,
+        identities=_identities(open_trial, sources),
+        sources=sources,
+    )
 
 
 def _identities(open_trial: Trial, sources: Mapping[str, str]) -> dict[str, Json]:

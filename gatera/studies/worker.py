@@ -20,13 +20,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
-from gatera.studies.attempt import NO_SPACE_STATUS, Fit, full_disk_error, log_tail, run_attempt
+from gatera.studies.attempt import NO_SPACE_STATUS, full_disk_error, run_attempt
+from gatera.studies.attempts import log_tail
 from gatera.studies.files import read_json
-from gatera.studies.gpus import may_use_gpu
+from gatera.studies.fitness import Fitness
 from gatera.studies.owner import owner_of_this_process
 from gatera.studies.stalls import LOOK_SECONDS, StallWatch
-from gatera.studies.store import Claim, Failure, Store
-from gatera.training import fit as train_and_score
+from gatera.studies.store import Claim, Store
+from gatera.training.gpus import may_use_gpu
 from gatera.trial import Trial
 
 _IDLE_SECONDS = 0.5  # between two looks at a store in which others run the last trials
@@ -40,7 +41,8 @@ def work(
     worker: str,
     max_attempts: int | None,
     claim_timeout: float,
-    fit: Fit = train_and_score,
+    allow_mixed: bool = False,
+    runs: str = "gatera.training",
     preload: Sequence[str] = _PRELOAD,
 ) -> None:
     """Run planned trials until none is left to run.
@@ -52,16 +54,17 @@ def work(
         max_attempts: Failures after which a trial is left alone; None: each kind's own limit.
         claim_timeout: Seconds without progress, on our own clock, after which another's claim is
             taken over, and a trial of our own is ended.
-        fit: What runs a trial; a function of a module, which the trial's process imports.
+        allow_mixed: Whether to work on a machine unlike the one that others worked on.
+        runs: The module that trains and scores, which the trial's process imports.
         preload: Modules that trials' processes find loaded, where there is no GPU.
 
     Raises:
-        InputError: the store or a plan cannot be read.
+        InputError: the store or a plan cannot be read, or this machine cannot run what is planned.
         OSError: the disk is full.
         SystemExit: SIGTERM or SIGINT came; the trial under way saved a checkpoint.
     """
     store = Store(folder)
-    _Worker(store, stems, worker, max_attempts, claim_timeout, fit, preload).work()
+    _Worker(store, stems, worker, max_attempts, claim_timeout, allow_mixed, runs, preload).work()
 
 
 class _Worker:
@@ -72,11 +75,13 @@ class _Worker:
         name: str,
         max_attempts: int | None,
         claim_timeout: float,
-        fit: Fit,
+        allow_mixed: bool,
+        runs: str,
         preload: Sequence[str],
     ) -> None:
         self._store, self._stems, self._name = store, stems, name
-        self._max_attempts, self._fit = max_attempts, fit
+        self._max_attempts, self._runs = max_attempts, runs
+        self._fitness = Fitness(store, allow_mixed=allow_mixed)
         self._timeout = claim_timeout
         self._watch = StallWatch(store, claim_timeout)
         self._context: ForkServerContext | SpawnContext
@@ -156,12 +161,32 @@ class _Worker:
         for trial in trials:
             if not self._is_over(trial):
                 note_lost_attempt(self._store, trial)
-            if self._is_over(trial):
+            if self._is_over(trial) or self._waits_for_weights(trial):
                 continue
+            if self._store.is_running(trial.key):
+                continue
+            self._fitness.check(trial, trials)
             claim = self._store.claim(trial.key, owner_of_this_process(self._name))
-            if claim is not None:
+            if claim is not None and self._may_train(trial, claim):
                 return trial, claim
         return None
+
+    def _waits_for_weights(self, trial: Trial) -> bool:
+        """Return whether somebody trains the weights that a trial needs."""
+        weights = self._store.weights
+        if trial.is_frozen or not weights.are_made_by_another(trial):
+            return False
+        return weights.of(trial) is None
+
+    def _may_train(self, trial: Trial, claim: Claim) -> bool:
+        """Take the right to train where a claimed trial needs to; give the claim back where not."""
+        weights = self._store.weights
+        if trial.is_frozen or weights.of(trial) is not None or weights.begin(trial, claim.attempt):
+            return True
+        message = "another trial trains the same weights"
+        self._store.end_attempt(trial, claim.attempt, "interrupted", message=message)
+        claim.release()
+        return False
 
     def _is_over(self, trial: Trial) -> bool:
         key, store = trial.key, self._store
@@ -188,7 +213,7 @@ class _Worker:
 
     def _run(self, trial: Trial, claim: Claim, trials: Sequence[Trial]) -> None:
         ours, theirs = self._context.Pipe()
-        arguments = (str(self._store.folder), trial.to_json(), claim.attempt, theirs, self._fit)
+        arguments = (str(self._store.folder), trial.to_json(), claim.attempt, theirs, self._runs)
         try:
             process = self._context.Process(target=run_attempt, args=arguments)
             start_guarded(process)
@@ -218,11 +243,11 @@ class _Worker:
         store = self._store
         if status == NO_SPACE_STATUS:
             raise full_disk_error(store.folder)
-        if status == 0 or store.has_result(trial.key) or store.failure(trial.key, attempt):
+        if status == 0 or store.has_result(trial.key) or store.record(trial.key, attempt):
             return
         if self._signal is not None:
             message = "its worker was asked to end"
-            store.write_failure(trial.key, Failure(attempt, "interrupted", message, ""))
+            store.end_attempt(trial, attempt, "interrupted", message=message)
         elif stalled:
             _write_killed(store, trial, attempt, f"made no progress for {self._timeout:g} s")
         else:
@@ -263,17 +288,16 @@ def note_lost_attempt(store: Store, trial: Trial) -> None:
     # In this order: a result is there before its claim is given up.
     if not attempt or store.is_live(key, attempt) or store.has_result(key):
         return
-    if store.failure(key, attempt) is None:
+    if store.record(key, attempt) is None:
         dead = read_json(store.trial_folder(key) / f"claim.{attempt}.dead") or {}
         _write_killed(store, trial, attempt, dead.get("reason", "ended with its worker"))
 
 
 def _write_killed(store: Store, trial: Trial, attempt: int, how: str) -> None:
     """Record a kill; one after which more is done than before counts against nothing."""
-    kind = "interrupted" if store.has_advanced(trial.key, attempt) else "killed"
     message = f"{trial.variant}, seed {trial.seed}: {how}"
     tail = log_tail(store.attempt_folder(trial.key, attempt))
-    store.write_failure(trial.key, Failure(attempt, kind, message, tail))
+    store.end_attempt(trial, attempt, "killed", message=message, log_tail=tail)
 
 
 def _end_of(status: int | None) -> str:

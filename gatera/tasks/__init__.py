@@ -81,7 +81,7 @@ def load(task: str, split: str, root: Path | None = None) -> list[Example]:
     Raises:
         InputError: the task or the split is unknown, or the data is missing or malformed.
     """
-    _check(task, split)
+    check(task, split)
     if task in tiny.FAMILIES:
         return tiny.load(task, split)
     root = data_root(root)
@@ -96,7 +96,7 @@ def fingerprint(task: str, split: str, root: Path | None = None) -> str:
     Raises:
         InputError: as `load`, but malformed records may go unseen.
     """
-    _check(task, split)
+    check(task, split)
     if task in tiny.FAMILIES:
         return tiny.fingerprint(task, split)
     root = data_root(root)
@@ -125,7 +125,12 @@ def data_root(root: Path | None) -> Path | None:
     return root
 
 
-def _check(task: str, split: str) -> None:
+def check(task: str, split: str) -> None:
+    """Refuse a task that has no such split.
+
+    Raises:
+        InputError: the task or the split is unknown, or a training set is to be tested on.
+    """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}.")
     if task == commonsense.JOINT_TRAINING_SET and split == "test":

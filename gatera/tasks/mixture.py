@@ -10,6 +10,7 @@ from pathlib import Path
 from gatera import tasks
 from gatera.errors import InputError
 from gatera.tasks.example import Example, content_hash
+from gatera.trial import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,25 +34,23 @@ class Mixture:
 
 def load_mixture(
     train_tasks: Sequence[str],
-    scored_tasks: Sequence[str],
     validation_items: int,
     root: Path | None,
     left_out: Collection[str] = (),
 ) -> Mixture:
-    """Gather the training and validation items of several tasks.
+    """Gather the training and validation items of several tasks; no test set is read.
 
     Validation items are the first `validation_items` of the tasks' validation splits in the order
-    of their content hash. No question of a scored test set is in either part, and no validation
-    question trains. The same holds of the questions whose content hashes are in `left_out`: without
-    scored tasks, no test set is read.
+    of their content hash. No validation question trains, and no question whose content hash is in
+    `left_out` is in either part: those that a scored test set asks (`questions_also_tested`).
 
     Raises:
         InputError: data is missing or malformed, or there are fewer validation items than wanted.
     """
-    tested = _tested(scored_tasks, root) | set(left_out)
+    excluded = set(left_out)
     candidates = _items(train_tasks, "validation", root)
-    validation = _first_by_hash(candidates, tested, validation_items)
-    kept_out = tested | {content_hash(item.example) for item in validation}
+    validation = _first_by_hash(candidates, excluded, validation_items)
+    kept_out = excluded | {content_hash(item.example) for item in validation}
     train = _items(train_tasks, "train", root)
     kept = [item for item in train if content_hash(item.example) not in kept_out]
     dropped = len(train) - len(kept)
@@ -60,26 +59,35 @@ def load_mixture(
     return Mixture(kept, validation, dropped)
 
 
+def items_sha256(mixture: Mixture) -> str:
+    """Return the hash of all items that train and validate, in their order."""
+    parts = (mixture.train, mixture.validation)
+    return sha256_of([[[item.task, *_fields(item.example)] for item in part] for part in parts])
+
+
+def _fields(example: Example) -> tuple[str, ...]:
+    return (example.instruction, example.input, example.output, example.answer)
+
+
 def questions_also_tested(
     train_tasks: Sequence[str], scored_tasks: Sequence[str], root: Path | None
-) -> list[str]:
-    """Return the content hashes of the training and validation items that a test set asks too.
+) -> dict[str, list[str]]:
+    """Return what a test set asks of the training and validation items: scored task -> hashes.
 
-    Given to `load_mixture` as `left_out`, they keep what trains and validates the same for somebody
-    who may not read test sets.
+    Given to `load_mixture` as `left_out`, the hashes keep training apart from what is tested, for
+    somebody who may not read test sets. Tasks that share nothing are not there.
 
     Raises:
         InputError: data is missing or malformed.
     """
     items = (item for split in ("train", "validation") for item in _items(train_tasks, split, root))
     asked = {content_hash(item.example) for item in items}
-    return sorted(asked & _tested(scored_tasks, root))
+    shared = {task: sorted(asked & _tested(task, root)) for task in scored_tasks}
+    return {task: hashes for task, hashes in shared.items() if hashes}
 
 
-def _tested(scored_tasks: Sequence[str], root: Path | None) -> set[str]:
-    return {
-        content_hash(example) for task in scored_tasks for example in tasks.load(task, "test", root)
-    }
+def _tested(task: str, root: Path | None) -> set[str]:
+    return {content_hash(example) for example in tasks.load(task, "test", root)}
 
 
 def _items(train_tasks: Sequence[str], split: str, root: Path | None) -> list[Item]:
@@ -93,7 +101,8 @@ def _first_by_hash(candidates: list[Item], excluded: set[str], count: int) -> li
     usable = sorted(digest for digest in by_hash if digest not in excluded)
     if len(usable) < count:
         raise InputError(
-            f"data.validation_items is {count}, but the training tasks hold out only "
-            f"{len(usable)} items; ask for at most that many."
+            f"train.validation_items is {count}, but the training tasks hold out only "
+            f"{len(usable)} items; ask for at most that many: "
+            f"--set train.validation_items={len(usable)}."
         )
     return [by_hash[digest] for digest in usable[:count]]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from peft import get_peft_model
+from peft import get_peft_model, set_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file
 
 from gatera.adapter import GateraConfig, load_own_delta, load_own_gate, seed_adapter
 from gatera.adapter.own import is_path
@@ -19,8 +22,8 @@ def adapt(model: Any, section: Mapping[str, Any], seed: int) -> Any:
 
     Args:
         model: The frozen backbone; changed in place.
-        section: The section `adapter` of a configuration: fields of GateraConfig.
-        seed: The trial's seed.
+        section: The section `adapter` of a configuration: `method`, and fields of GateraConfig.
+        seed: Of the initial values.
 
     Raises:
         InputError: a field is unknown, or a target module does not exist in the model.
@@ -39,12 +42,32 @@ def attach(model: Any, section: Mapping[str, Any]) -> Any:
         InputError: as `adapt`.
     """
     _load_own_classes(section)
+    fields = {name: value for name, value in section.items() if name != "method"}
     try:
-        config = GateraConfig(task_type="CAUSAL_LM", **section)
+        config = GateraConfig(task_type="CAUSAL_LM", **fields)
     except TypeError as error:
         raise InputError(f"the section 'adapter' is not understood: {error}.") from error
     _check_target_modules(model, section.get("target_modules"))
     return get_peft_model(model, config)
+
+
+def attach_trained(model: Any, section: Mapping[str, Any], folder: Path) -> Any:
+    """Return `model` with the trained adapter in `folder`, as PEFT saved it.
+
+    Settings that training does not see, such as the threshold of the gates, are the section's.
+
+    Raises:
+        InputError: as `adapt`, or the weights are not those of such an adapter.
+    """
+    adapted = attach(model, section)
+    weights = load_file(folder / SAFETENSORS_WEIGHTS_NAME)
+    found = set_peft_model_state_dict(adapted, weights)
+    if unknown := found.unexpected_keys:
+        raise InputError(
+            f"the weights in {folder} are not those of this adapter: they have {unknown[0]}; remove "
+            "the folder's trial from the store, so that it trains again."
+        )
+    return adapted.eval()
 
 
 def _load_own_classes(section: Mapping[str, Any]) -> None:

@@ -1,4 +1,8 @@
-"""What a trial has answered so far, batch by batch: scoring goes on from it after a kill."""
+"""What a trial has answered so far, batch by batch: scoring goes on from it after a kill.
+
+Other trials of the same weights use the answers too, where task, data, decoding and code are the
+same.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +12,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from gatera.training.files import ANSWERS_FILE
-
-
-def weights_identity(trial: str, weights: Mapping[str, Tensor]) -> str:
-    """Return a hash of a trial and of its trained weights: other weights give other answers.
-
-    Args:
-        trial: The trial's key and the code's hash.
-        weights: Trained parameters by name, on the CPU.
-    """
-    digest = hashlib.sha256(trial.encode())
-    for name, value in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(value.flatten().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 class AnswerLog:
     """Keeps the outputs of an attempt in `answers.jsonl`, and knows those of earlier ones."""
 
-    def __init__(self, folder: Path, earlier: Sequence[Path], identity: str) -> None:
+    def __init__(
+        self, folder: Path, earlier: Sequence[Path], identities: Mapping[str, str]
+    ) -> None:
         """Append to the file in `folder`; take up what `earlier` attempts answered.
 
         Args:
             folder: The attempt's.
             earlier: Folders of earlier attempts.
-            identity: What tells answers of these weights from those of others.
+            identities: What tells a task's answers by these weights, data, settings and code from
+                those by others, by task.
         """
-        self._identity = identity
+        self._identities = identities
         self._known: dict[str, dict[int, str]] = {}  # task -> place -> output
         for path in (*earlier, folder):
-            for line in _lines(path / ANSWERS_FILE):
+            for line in lines_of(path / ANSWERS_FILE):
                 self._take(line)
         self._handle = (folder / ANSWERS_FILE).open("a", encoding="utf-8")
 
@@ -52,7 +42,8 @@ class AnswerLog:
 
     def write(self, task: str, outputs: Mapping[int, str]) -> None:
         """Append one batch; a hash tells a line that was torn or changed."""
-        content = {"of": self._identity, "task": task, "outputs": outputs}
+        by_place = {str(place): text for place, text in outputs.items()}  # as JSON reads it again
+        content = {"of": self._identities[task], "task": task, "outputs": by_place}
         self._handle.write(json.dumps({**content, "sha256": _sha256(content)}) + "\n")
         self._handle.flush()
 
@@ -66,12 +57,13 @@ class AnswerLog:
             sha256 = value.pop("sha256")
         except (ValueError, KeyError, TypeError, AttributeError):
             return
-        if sha256 == _sha256(value) and value["of"] == self._identity:
+        if sha256 == _sha256(value) and value["of"] == self._identities.get(value["task"]):
             found = {int(place): text for place, text in value["outputs"].items()}
             self._known.setdefault(value["task"], {}).update(found)
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a file, none where it is missing."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:

@@ -15,6 +15,7 @@ from gatera.training.checkpoints import Best, TrainState
 from gatera.training.losses import all_finite
 from gatera.training.module import AdapterModule, NotFiniteError, seed_step, trained_parameters
 from gatera.training.progress import MetricsLog, PrunedError
+from gatera.training.rates import learning_rate_factor
 
 Validate = Callable[[], tuple[float, float]]  # returns (accuracy, loss)
 
@@ -37,7 +38,7 @@ class StepCallback(pl.Callback):
 
 
 class StepSeeding(pl.Callback):
-    """Seeds torch before each forward pass by the trial's seed and the pass's number."""
+    """Seeds torch before each forward pass by the seed of dropout and the pass's number."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -64,12 +65,12 @@ class StepLog(StepCallback):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_step_end(self, module: AdapterModule) -> None:
-        """Write the means over the step's forward passes."""
+        """Write the step's means, to which each forward pass has added its part."""
         noted = module.values
-        means = {name: sum(each[name] for each in noted) / len(noted) for name in noted[0]}
+        means = {name: sum(each[name] for each in noted) for name in noted[0]}
         module.values = []
         self._state.recent = [*self._state.recent, means][-RECENT_STEPS:]
-        factor = module.settings.learning_rate_factor(module.step - 1, module.total_steps)
+        factor = learning_rate_factor(module.settings, module.step - 1, module.total_steps)
         rate = factor * module.settings.learning_rate
         self._log.write("train", module.step, {**means, "learning_rate": rate})
 
@@ -83,7 +84,7 @@ class Validation(StepCallback):
 
     def on_step_end(self, module: AdapterModule) -> None:
         """Validate where it is due."""
-        if module.step % module.settings.val_every and module.step != module.total_steps:
+        if module.step % module.settings.validation_every and module.step != module.total_steps:
             return
         began = time.monotonic()
         accuracy, loss = self._validate()

@@ -189,8 +189,11 @@ class BatchPlan:
         return [batches[index] for index in generator.permutation(len(batches))]
 
 
-class StepBatches(Dataset[dict[str, Tensor]]):
-    """The forward passes of a range of optimizer steps, in order."""
+class StepBatches(Dataset[dict[str, Any]]):
+    """The forward passes of a range of optimizer steps, in order.
+
+    Each is a batch of `collate` with `shares`: what it is of its step, the values of a `StepShare`.
+    """
 
     def __init__(
         self, encoded: Encoded, plan: BatchPlan, pad: int, loss_mask: str, first: int, last: int
@@ -203,13 +206,21 @@ class StepBatches(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return (self._last - self._first) * self._plan.accumulation
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         step, part = divmod(index, self._plan.accumulation)
         epoch, position = divmod(step + self._first, self._plan.steps_in_epoch)
         if epoch != self._epoch:
             self._epoch, self._batches = epoch, self._plan.epoch(epoch)
-        items = np.split(self._batches[position], self._plan.accumulation)[part]
-        return collate(self._encoded, items.tolist(), self._pad, self._loss_mask)
+        whole = self._batches[position]
+        items = np.split(whole, self._plan.accumulation)[part]
+        batch = collate(self._encoded, items.tolist(), self._pad, self._loss_mask)
+        return batch | {"shares": self._shares(items, whole)}
+
+    def _shares(self, items: np.ndarray, whole: np.ndarray) -> tuple[float, ...]:
+        """Return what `items` are of their step: of its learned tokens, and of all its tokens."""
+        tokens = self._encoded.lengths
+        learned = tokens - self._encoded.prompt_lengths if self._loss_mask == "answer" else tokens - 1
+        return tuple(float(n[items].sum() / n[whole].sum()) for n in (learned, tokens))
 
 
 def collate(
@@ -259,6 +270,6 @@ class TrainingData(pl.LightningDataModule):
         pad = padding_token(tokenizer)
         self._batches = StepBatches(encoded, plan, pad, loss_mask, steps.start, steps.stop)
 
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the batches as they are: they are formed already."""
         return DataLoader(self._batches, batch_size=None, shuffle=False)

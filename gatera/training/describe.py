@@ -17,6 +17,7 @@ from typing import Any
 
 from gatera import backbones
 from gatera.training.adapting import attach, count_parameters
+from gatera.trial import FROZEN
 
 
 def describe(config: Mapping[str, Any]) -> dict[str, float]:
@@ -26,7 +27,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, float]:
         InputError: the backbone is unknown, or the adapter does not fit it.
     """
     model = backbones.architecture(config["backbone"]["name"]).requires_grad_(False)
-    if config["adapter"] is not None:
+    if config["adapter"]["method"] != FROZEN:
         model = attach(model, config["adapter"])
     counted = count_parameters(model)
     return {

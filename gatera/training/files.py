@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -37,12 +38,13 @@ def checkpointed_steps(attempt_folder: Path) -> int:
     return max((step for step, _, _ in checkpoints(attempt_folder / CHECKPOINT_FOLDER)), default=0)
 
 
-def has_answered(attempt_folder: Path) -> bool:
-    """Return whether an attempt answered test items that none before it had answered."""
+def sha256_or_none(path: Path) -> str | None:
+    """Return the SHA-256 of a file's bytes, in hex; None where it cannot be read."""
     try:
-        return (attempt_folder / ANSWERS_FILE).stat().st_size > 0
-    except FileNotFoundError:
-        return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def sync_to_disk(path: Path) -> None:

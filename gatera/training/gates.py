@@ -11,7 +11,7 @@ from torch import Tensor
 from gatera.adapter import GateStatistics, record_gates
 from gatera.tasks.decoding import padding_token
 from gatera.training.data import collate
-from gatera.training.losses import token_loss
+from gatera.training.likelihood import token_loss
 from gatera.training.scoring import Questions
 
 HISTOGRAM_BINS = 20  # equal bins from 0 to 1

@@ -17,7 +17,7 @@ from gatera.errors import InputError
 from gatera.tasks import tiny
 from gatera.tasks.decoding import padding_token
 from gatera.training.data import IGNORED, Encoded, collate
-from gatera.training.losses import token_loss
+from gatera.training.likelihood import token_loss
 
 WORLD = "world"  # held-out sentences of the embedded world
 WINDOW_TOKENS = 256  # a text is cut into windows of this length

@@ -1,39 +1,40 @@
-"""The loss of a language model on the tokens that are to be learned."""
+"""What training minimizes: the loss on tokens plus λ times the gates' entropy."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-
-from gatera.training.data import IGNORED
 
 
-def token_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """Return the mean cross-entropy over the labelled tokens of a left-padded batch, in nats.
+@dataclass(frozen=True)
+class StepShare:
+    """The share that one forward pass has in its optimizer step, where a step takes several.
 
-    Only the logits from the first labelled position on are computed: with the loss on short
-    answers, most of a large vocabulary's output layer is saved.
+    The loss of a step is the mean over its learned tokens, and its entropy the mean over its real
+    tokens, however it is split.
+    """
+
+    learned: float  # of the step's learned tokens
+    tokens: float  # of its real tokens, prompt and response
+
+
+def step_loss(
+    token_loss: Tensor, entropy: Tensor, entropy_weight: float, share: StepShare
+) -> Tensor:
+    """Return what one forward pass adds to its step's loss.
 
     Args:
-        model: A causal language model whose forward takes `logits_to_keep`.
-        batch: input_ids, attention_mask and labels, each (batch, tokens).
+        token_loss: Mean cross-entropy over the pass's learned tokens, in nats.
+        entropy: Mean entropy of the gates over the pass's real tokens, in nats.
+        entropy_weight: λ.
+        share: What the pass is of its step; both shares are 1 where it is the whole.
+
+    Source: GateRA, arXiv:2511.17582: the loss of the task plus λ times the entropy.
     """
-    mask, labels = batch["attention_mask"], batch["labels"]
-    labelled = (labels != IGNORED).any(dim=0).int()
-    kept = labels.shape[1] - int(labelled.argmax())  # from the first labelled column to the end
-    output = model(
-        input_ids=batch["input_ids"],
-        attention_mask=mask,
-        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-        logits_to_keep=kept + 1,  # the logits of a token stand one position before it
-        use_cache=False,
-    )
-    logits = output.logits[:, -(kept + 1) : -1].float()  # (batch, kept, vocabulary)
-    targets = labels[:, -kept:][:, -logits.shape[1] :]
-    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    loss = token_loss * share.learned
+    return loss if entropy_weight == 0.0 else loss + entropy_weight * (entropy * share.tokens)
 
 
 def all_finite(tensors: list[Tensor]) -> bool:

@@ -12,8 +12,10 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from gatera.adapter import record_gates
-from gatera.training.losses import token_loss
-from gatera.training.settings import TrainSettings
+from gatera.settings import TrainSettings
+from gatera.training.likelihood import token_loss
+from gatera.training.losses import StepShare, step_loss
+from gatera.training.rates import learning_rate_factor
 
 
 class NotFiniteError(ArithmeticError):
@@ -45,24 +47,30 @@ class AdapterModule(pl.LightningModule):
         """Optimizer steps done since the start of the trial."""
         return self.first_step + self.trainer.global_step
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of one forward pass.
 
         Raises:
             NotFiniteError: the loss is NaN or infinite.
         """
+        share = StepShare(*batch["shares"])
         with record_gates(self.model, attention_mask=batch["attention_mask"]) as gates:
             task_loss = token_loss(self.model, batch)
         entropy = gates.entropy()
-        self._note(task_loss, entropy, gates.overall().get("mean"))
-        if self.settings.entropy_weight == 0.0:
-            return task_loss
-        return task_loss + self.settings.entropy_weight * entropy
+        self._note(task_loss, entropy, gates.overall().get("mean"), share)
+        loss = step_loss(task_loss, entropy, self.settings.entropy_weight, share)
+        return loss * self.settings.accumulation  # by which Lightning divides it
 
-    def _note(self, task_loss: Tensor, entropy: Tensor, gate_mean: float | None) -> None:
-        noted = {"train/loss": task_loss.item(), "train/entropy": entropy.item()}
+    def _note(
+        self, task_loss: Tensor, entropy: Tensor, gate_mean: float | None, share: StepShare
+    ) -> None:
+        """Note what the pass adds to the step's means."""
+        noted = {
+            "train/loss": task_loss.item() * share.learned,
+            "train/entropy": entropy.item() * share.tokens,
+        }
         if gate_mean is not None:
-            noted["gate/mean"] = gate_mean
+            noted["gate/mean"] = gate_mean * share.tokens
         for name, value in noted.items():
             if not math.isfinite(value):
                 raise NotFiniteError(
@@ -86,8 +94,8 @@ class AdapterModule(pl.LightningModule):
                 group.pop("initial_lr", None)
         schedule = LambdaLR(
             optimizer,
-            lambda step: self.settings.learning_rate_factor(
-                step + self.first_step, self.total_steps
+            lambda step: learning_rate_factor(
+                self.settings, step + self.first_step, self.total_steps
             ),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

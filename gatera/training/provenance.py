@@ -2,46 +2,114 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import importlib.metadata
+import os
 import platform
+import re
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from gatera.errors import InputError
+from gatera.training import gpus
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
-# The parts of the package that decide what a trial measures, shipped weights included.
-_DECISIVE_FOLDERS = ("adapter", "backbones", "tasks", "training")
-_DECISIVE_FILES = ("trial.py",)
-
+_LIMITING_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 _LIBRARIES = ("torch", "transformers", "peft", "pytorch-lightning", "numpy", "gatera")
 
 
-@functools.cache
-def code_sha256() -> str:
-    """Return the SHA-256 of all files that decide a result, by path and content, in hex."""
-    digest = hashlib.sha256()
-    for path in _decisive_files():
-        digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+def of_process(files: Mapping[str, str]) -> dict[str, Any]:
+    """Return what this process computes by, which has torch loaded.
+
+    Args:
+        files: The code that decides what it computes: file -> hash of its syntax tree.
+    """
+    import torch
+
+    commit, dirty = source_state()
+    return {
+        "code": dict(files),
+        "versions": versions(),
+        **_processor_of_torch(),
+        "threads": torch.get_num_threads(),
+        "commit": commit,
+        "dirty": dirty,
+    }
 
 
-def _decisive_files() -> list[Path]:
-    found = [_PACKAGE / name for name in _DECISIVE_FILES]
-    for folder in _DECISIVE_FOLDERS:
-        found += [
-            path
-            for path in (_PACKAGE / folder).rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+def _processor_of_torch() -> dict[str, str | None]:
+    import torch
+
+    if torch.cuda.is_available():
+        return {"device": "cuda", "processor": torch.cuda.get_device_name()}
+    return {"device": "cpu", "processor": cpu_capability()}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine computes by, asked without torch; results of unlike machines are not mixed."""
+
+    versions: Mapping[str, str]
+    device: str  # cuda or cpu
+    processor: str | None  # the GPU's name, or what the CPU can do; None where nobody says
+
+    @classmethod
+    def here(cls) -> Machine:
+        """Return this machine.
+
+        Raises:
+            InputError: a package is missing.
+        """
+        if gpus.may_use_gpu():
+            return cls(versions(), "cuda", gpus.name_of_first())
+        return cls(versions(), "cpu", cpu_capability())
+
+    def differences(self, provenance: Mapping[str, Any]) -> list[str]:
+        """Return what was otherwise where a result came from, as `name before → here`."""
+        before = provenance.get("versions") or {}
+        found = [
+            f"{name} {before[name]} → {version}"
+            for name, version in self.versions.items()
+            if name in before and before[name] != version and name != "gatera"
         ]
-    return sorted(found)
+        for name, here in (("device", self.device), ("processor", self.processor)):
+            there = provenance.get(name)
+            if there is not None and here is not None and there != here:
+                found.append(f"{name} {there} → {here}")
+        return found
+
+
+def cpu_capability() -> str:
+    """Return the widest instructions of the processor that arithmetic libraries choose by.
+
+    One of AMX, AVX512, AVX2 and the machine's own name, with what the environment forbids of them.
+    """
+    try:
+        flags = set(re.findall(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)[0].split())
+    except (OSError, IndexError):
+        flags = set()
+    known = {"AMX": "amx_tile", "AVX512": "avx512f", "AVX2": "avx2"}
+    found = next((name for name, flag in known.items() if flag in flags), platform.machine())
+    limits = [f"{n}={os.environ[n]}" for n in _LIMITING_VARIABLES if n in os.environ]
+    return " ".join([found, *limits])
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that decide a result."""
-    found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    """Return the versions of Python and of the libraries that decide a result.
+
+    Raises:
+        InputError: one of them is not installed.
+    """
+    try:
+        found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError(
+            f"the package {error.name} is missing on this machine; install gatera with all it needs: "
+            "pip install -c constraints.txt ."
+        ) from None
     return {"python": platform.python_version(), **found}
 
 

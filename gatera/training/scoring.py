@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import torch
 
 from gatera.tasks import extract_answer
 from gatera.tasks.decoding import Decoding, generate, padding_token
 from gatera.tasks.example import content_hash
 from gatera.tasks.mixture import Item
-from gatera.training.data import IGNORED, Encoded, collate
-from gatera.training.losses import token_loss
+from gatera.training.data import IGNORED, Encoded, collate, encode_cached
+from gatera.training.likelihood import token_loss
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,16 @@ class Questions:
     items: list[Item]
     indices: list[int]  # each item's place in its own set
     encoded: Encoded
+
+    @classmethod
+    def of(
+        cls, items: list[Item], limit: int | None, tokenizer: Any, template: str, longest: int | None
+    ) -> Questions:
+        """Return the first `limit` items by content hash, their prompts cut to `longest` tokens."""
+        places = first_by_hash(items, limit)
+        chosen = [items[place] for place in places]
+        examples = [item.example for item in chosen]
+        return cls(chosen, places, encode_cached(examples, tokenizer, template, longest))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -119,33 +124,3 @@ def accuracy(predictions: Sequence[Prediction]) -> float:
 def share_without_keyword(predictions: Sequence[Prediction]) -> float:
     """Return the share of outputs that hold no answer keyword; they count as wrong."""
     return sum(each.extracted is None for each in predictions) / len(predictions)
-
-
-_SCHEMA = pyarrow.schema(
-    [
-        ("task", pyarrow.string()),
-        ("index", pyarrow.int32()),
-        ("output", pyarrow.string()),
-        ("extracted", pyarrow.string()),
-        ("answer", pyarrow.string()),
-        ("correct", pyarrow.bool_()),
-    ]
-)
-
-
-def write_predictions(path: Path, predictions: Sequence[Prediction]) -> str:
-    """Write predictions as Parquet, on disk complete or not at all; return the SHA-256, in hex.
-
-    The same predictions give the same bytes with the same version of pyarrow.
-    """
-    table = pyarrow.Table.from_pylist([vars(each) for each in predictions], schema=_SCHEMA)
-    temporary = path.with_suffix(".tmp")
-    try:
-        pyarrow.parquet.write_table(table, temporary, compression="zstd", version="2.6")
-        with temporary.open("rb+") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return digest

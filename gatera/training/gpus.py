@@ -30,3 +30,12 @@ def may_use_gpu() -> bool:
         return True
     hidden = "CUDA_VISIBLE_DEVICES" in os.environ
     return not hidden and any(Path(file).exists() for file in _DEVICE_FILES)
+
+
+def name_of_first() -> str | None:
+    """Return the model of the first GPU that this process may use; None where nobody says."""
+    if not (devices := visible_gpus()) or shutil.which("nvidia-smi") is None:
+        return None
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", f"--id={devices[0]}"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None if asked.returncode == 0 else None

@@ -1,0 +1,86 @@
+"""Whether this machine may run a trial: asked before it is claimed, so that it costs no attempt."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from gatera import backbones, tasks
+from gatera.errors import InputError
+from gatera.studies.store import Store
+from gatera.training.files import sha256_or_none
+from gatera.training.provenance import Machine
+from gatera.trial import Json, Trial
+
+
+class Fitness:
+    """Compares this machine with what trials were planned with, and with where others ran."""
+
+    def __init__(self, store: Store, *, allow_mixed: bool) -> None:
+        """Ask what this machine is.
+
+        Raises:
+            InputError: a package is missing.
+        """
+        self._store, self._allow_mixed = store, allow_mixed
+        self._here = Machine.here()
+        self._alike: set[tuple[str, int]] = set()  # attempts whose machine is like ours
+        self._fingerprint = functools.cache(tasks.fingerprint)
+        self._backbone = functools.cache(backbones.identity)
+
+    def check(self, trial: Trial, beside: Sequence[Trial]) -> None:
+        """Refuse a trial that this machine cannot run as the others are run.
+
+        Args:
+            trial: What is to be claimed.
+            beside: The trials of the same plans: those that have a result or run say what machine
+                the others had.
+
+        Raises:
+            InputError: data, a file or a backbone is missing or another, or this machine computes
+                by something else than the others' did.
+        """
+        self._check_files(trial)
+        if not self._allow_mixed:
+            for other in beside:
+                self._check_like(other)
+
+    def _check_files(self, trial: Trial) -> None:
+        for task, splits in trial.identities.get("data", {}).items():
+            for split, planned in splits.items():
+                self._same(f"the {split} data of {task}", planned, self._fingerprint(task, split))
+        name = trial.config["backbone"]["name"]
+        self._same(f"backbone {name}", trial.identities["backbone"], self._backbone(name))
+        for name, path in trial.sources.items():
+            planned = trial.identities.get("sources", {}).get(name)
+            self._same(f"the file of {name}, {path}", planned, sha256_or_none(Path(path)))
+
+    def _same(self, what: str, planned: Json, found: Json) -> None:
+        if planned != found:
+            state = "is missing here" if found is None else "is another here"
+            raise InputError(
+                f"{what} {state} than the trials were planned with; bring it (--data-root names the "
+                "data), or plan the study again with what is here."
+            )
+
+    def _check_like(self, trial: Trial) -> None:
+        attempt = self._store.newest_attempt(trial.key)
+        if not attempt or (trial.key, attempt) in self._alike:
+            return
+        result = self._store.result(trial.key)
+        if result is not None:
+            there: Json = result.provenance["scoring"] or result.provenance["training"]
+        elif self._store.is_live(trial.key, attempt):
+            there = self._store.machine(trial.key, attempt)
+        else:
+            return
+        if there is None:  # it has begun just now
+            return
+        if differing := self._here.differences(there):
+            raise InputError(
+                f"this machine is not like the one that ran {trial.variant}, seed {trial.seed}: "
+                f"{', '.join(differing)}. Results of unlike machines cannot stand in one table: make "
+                "it alike, name another --store, or pass --allow-mixed for a table with a footnote."
+            )
+        self._alike.add((trial.key, attempt))
