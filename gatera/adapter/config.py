@@ -13,11 +13,13 @@ from typing import Any
 
 from peft import PeftConfig
 
-from gatera.adapter.deltas import DELTAS, MORA_TYPES, Delta
-from gatera.adapter.gates import GATES, Gate
+from gatera.adapter.gates import GATES
+from gatera.adapter.gates.base import Gate
 from gatera.adapter.loading import check_weights_file
 from gatera.adapter.own import look_up
 from gatera.adapter.sharing import SHARINGS
+from gatera.adapter.updates import DELTAS
+from gatera.adapter.updates.base import MORA_TYPES, Delta
 from gatera.errors import InputError
 
 BIASES = ("none", "all", "gatera_only")

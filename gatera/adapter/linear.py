@@ -12,7 +12,6 @@ from torch.nn import functional as F  # noqa: N812
 from transformers.pytorch_utils import Conv1D
 
 from gatera.adapter.cache import products
-from gatera.adapter.deltas import Delta, Gated, Given, Hira, Lora, layer_scaled
 from gatera.adapter.functional import (
     Weight,
     folded_hadamard_linear,
@@ -21,9 +20,12 @@ from gatera.adapter.functional import (
     linear_dtype,
     token_gated_hadamard_layer,
 )
-from gatera.adapter.gates import TokenGate
+from gatera.adapter.gates.token import TokenGate
 from gatera.adapter.layer import GateraLayer
 from gatera.adapter.low_rank import token_gated_low_rank
+from gatera.adapter.updates.base import Delta, Gated, Given, layer_scaled
+from gatera.adapter.updates.hira import Hira
+from gatera.adapter.updates.lora import Lora
 from gatera.errors import InputError
 
 if TYPE_CHECKING:
