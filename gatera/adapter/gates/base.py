@@ -49,6 +49,13 @@ class Gate(nn.Module):
         """Return the logit of g for x, (..., in)."""
         raise NotImplementedError
 
+    def affine(self) -> tuple[Tensor, Tensor] | None:
+        """Return w, (1, in), and b, (1,), where the logit is w·x + b and nothing else; else None.
+
+        Its arithmetic can then join that of the layer.
+        """
+        return None
+
     def forward(self, x: Tensor, preceding: Preceding | None = None) -> Tensor:
         """Return the logit divided by the temperature."""
         logit = self.logit(x, preceding)

@@ -21,6 +21,10 @@ class TokenGate(Gate):
         self.weight = nn.Parameter(torch.empty(1, shape.in_features, device=device))
         self.bias = nn.Parameter(torch.empty(1, device=device))
 
+    def affine(self) -> tuple[Tensor, Tensor] | None:
+        """Return w and b; None in a class that derives from this one and may do more."""
+        return (self.weight, self.bias) if type(self) is TokenGate else None
+
     def logit(self, x: Tensor, preceding: Preceding | None) -> Tensor:
         """Return w·x + b, (..., 1)."""
         return wide_linear(x, self.weight, self.bias)

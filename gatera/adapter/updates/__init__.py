@@ -1,4 +1,7 @@
-"""The updates: what a gate is put before. One file each, and a line in `DELTAS`, which names them."""
+"""The updates: what a gate is put before.
+
+One file each, and a line in `DELTAS`, which names them all.
+"""
 
 from collections.abc import Mapping
 

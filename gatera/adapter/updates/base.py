@@ -146,6 +146,14 @@ class Delta:
             else:
                 fill_uniform(parameter, generator_for(name))
 
+    def joins_base(self) -> bool:
+        """Whether Δ is (W ⊙ (BA)) x and nothing else, so that it can be computed with W x."""
+        return False
+
+    def joins_gate(self) -> bool:
+        """Whether Δ is alpha/r · BA x and nothing else, so that it can be computed with w·x + b."""
+        return False
+
     def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
         """Return g · Δ(x), (..., out)."""
         raise NotImplementedError

@@ -25,6 +25,10 @@ class Hira(Delta):
     needs_weight = True
     costly = True
 
+    def joins_base(self) -> bool:
+        """Whether this is the class itself: one that derives from it may compute something else."""
+        return type(self) is Hira
+
     def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
         """Return g · (W ⊙ (BA)) x; a gate of the layer goes into B, where it costs nothing."""
         return hadamard_update(given, p["A"], p["B"], gate)

@@ -15,6 +15,10 @@ class Lora(Delta):
     Source: LoRA, arXiv:2106.09685; alpha/sqrt(r) is rank-stabilized LoRA, arXiv:2312.03732.
     """
 
+    def joins_gate(self) -> bool:
+        """Whether this is the class itself: one that derives from it may compute something else."""
+        return type(self) is Lora
+
     def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
         """Return g · alpha/r · BA x, a gate of the token applied where the update is r wide."""
         return low_rank_update(given.cast_x(), p["A"], p["B"], self.scaling, gate)
