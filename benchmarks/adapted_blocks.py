@@ -12,8 +12,8 @@ from peft import HiraConfig, LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from gatera import GateraConfig
-from gatera.adapter.deltas import DELTAS
 from gatera.adapter.gates import GATES
+from gatera.adapter.updates import DELTAS
 
 RANK = 32
 PEFT_LORA, PEFT_DORA, PEFT_HIRA = "PEFT LoRA", "PEFT DoRA", "PEFT HiRA"

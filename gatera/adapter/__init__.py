@@ -5,8 +5,7 @@ Importing this package registers the method with PEFT; see `peft_plugin`.
 
 from gatera.adapter.cache import limit_kept_products
 from gatera.adapter.config import GateraConfig
-from gatera.adapter.deltas import Delta
-from gatera.adapter.gates import Gate, GateShape
+from gatera.adapter.gates.base import Gate, GateShape
 from gatera.adapter.layer import GateraLayer
 from gatera.adapter.linear import GateraLinear
 from gatera.adapter.model import GateraModel
@@ -15,6 +14,7 @@ from gatera.adapter.peft_plugin import register
 from gatera.adapter.recorder import GateRecorder, record_gates
 from gatera.adapter.seeding import seed_adapter
 from gatera.adapter.statistics import GateStatistics
+from gatera.adapter.updates.base import Delta
 
 __all__ = [
     "Delta",

@@ -6,6 +6,7 @@ import enum
 import math
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 
 from peft import PeftConfig
 
-from gatera.adapter.deltas import DELTAS, MORA_TYPES, Delta
-from gatera.adapter.gates import GATES, Gate
+from gatera.adapter.gates import GATES
+from gatera.adapter.gates.base import Gate
 from gatera.adapter.loading import check_weights_file
 from gatera.adapter.own import look_up
 from gatera.adapter.sharing import SHARINGS
+from gatera.adapter.updates import DELTAS
+from gatera.adapter.updates.base import MORA_TYPES, Delta
 from gatera.errors import InputError
 
 BIASES = ("none", "all", "gatera_only")
@@ -33,6 +36,12 @@ from gatera import GateraConfig  # touching any name registers the method
 from peft import PeftModel
 ```
 """
+
+
+def _listed(classes: Mapping[str, type | None]) -> str:
+    """Name each class with the first line of its docstring."""
+    lines = {name: (known.__doc__ or "").splitlines() for name, known in classes.items() if known}
+    return " ".join(f"{name!r}: {text[0]}" for name, text in lines.items() if text)
 
 
 class GateraPeftType(str, enum.Enum):  # noqa: UP042 (PEFT's status reads str(): "Class.NAME")
@@ -60,18 +69,14 @@ class GateraConfig(PeftConfig):  # type: ignore[misc]
     gate: str = field(
         default="token",
         metadata={
-            "help": "The gate g: 'token' (σ(w·x + b), one value a token), 'static' (σ(b), one "
-            "learned value a layer), 'none' (always 1), 'mlp' (a hidden layer), 'attention' (over "
-            "the tokens before), 'channel' (one value a token and output channel), or a class of "
-            "one's own, 'path/to/file.py:ClassName'."
+            "help": f"The gate g, 'none' being always 1. {_listed(GATES)} Or a class of one's "
+            "own, 'path/to/file.py:ClassName'."
         },
     )
     delta: str = field(
         default="hira",
         metadata={
-            "help": "The update Δ: 'hira' ((W0 ⊙ BA) x, multiplicative), 'lora' (alpha/r · BA x, "
-            "additive), 'dora' (directional, with a magnitude), 'mora' (additive, one square "
-            "matrix), 'hilora' (hira and lora together, each of rank r), or a class of one's own, "
+            "help": f"The update Δ. {_listed(DELTAS)} Or a class of one's own, "
             "'path/to/file.py:ClassName'."
         },
     )
@@ -162,10 +167,7 @@ class GateraConfig(PeftConfig):  # type: ignore[misc]
     )
     gate_hidden: int = field(
         default=16,
-        metadata={
-            "help": "Width of the hidden layer of the gates 'mlp' and 'channel', and of the head "
-            "of 'attention'; the others have none."
-        },
+        metadata={"help": "Width of the hidden layer, or the head, of the gates that have one."},
     )
     gate_threshold: float = field(
         default=0.0,

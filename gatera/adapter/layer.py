@@ -18,10 +18,10 @@ from peft.utils.integrations import dequantize_bnb_weight
 from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 
-from gatera.adapter.deltas import Delta, Gated, GeneratorFor
-from gatera.adapter.gates import Gate, GateShape
+from gatera.adapter.gates.base import Gate, GateShape
 from gatera.adapter.passes import ForwardPass, preceding_at
 from gatera.adapter.sharing import SharedGate
+from gatera.adapter.updates.base import Delta, Gated, GeneratorFor
 from gatera.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class BeforeMerge:
 class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
     """What PEFT asks of an adapted layer; the parameters of each adapter, by the adapter's name.
 
-    Which of the parameters an adapter has depends on its update (see `deltas`); a gate that layers
+    Which of the parameters an adapter has depends on its update (see `updates`); a gate that layers
     share lies on one of them (see `sharing`).
     """
 

@@ -12,7 +12,6 @@ from torch.nn import functional as F  # noqa: N812
 from transformers.pytorch_utils import Conv1D
 
 from gatera.adapter.cache import products
-from gatera.adapter.deltas import Delta, Gated, Given, Hira, Lora, layer_scaled
 from gatera.adapter.functional import (
     Weight,
     folded_hadamard_linear,
@@ -21,13 +20,17 @@ from gatera.adapter.functional import (
     linear_dtype,
     token_gated_hadamard_layer,
 )
-from gatera.adapter.gates import TokenGate
+from gatera.adapter.gates.base import Gate
 from gatera.adapter.layer import GateraLayer
 from gatera.adapter.low_rank import token_gated_low_rank
+from gatera.adapter.updates.base import Delta, Gated, Given, layer_scaled
 from gatera.errors import InputError
 
 if TYPE_CHECKING:
     from gatera.adapter.config import GateraConfig
+
+AffineGate = tuple[Gate, Tensor, Tensor]
+"""A gate whose logit is w·x + b, with w and b."""
 
 
 class GateraLinear(nn.Module, GateraLayer):
@@ -129,9 +132,9 @@ class GateraLinear(nn.Module, GateraLayer):
             rows: As in `_gated`.
         """
         update = self.updates[adapter_name]
-        gate = None if rows is not None else self._gate_of_low_rank(adapter_name)
-        if gate is not None:
-            return result + self._token_gated_low_rank(adapter_name, gate, x)
+        affine = None if rows is not None else self._gate_of_low_rank(adapter_name)
+        if affine is not None:
+            return result + self._token_gated_low_rank(adapter_name, affine, x)
         gated = self._gated(adapter_name, x, rows)
         given = self._given(adapter_name, update, x, base)
         if gated.threshold > 0.0 and update.costly and not torch.compiler.is_compiling():
@@ -163,23 +166,22 @@ class GateraLinear(nn.Module, GateraLayer):
         flat = result.reshape(-1, result.shape[-1]).to(wide)
         return flat.index_add(0, tokens, opened.to(wide)).view(result.shape)
 
-    def _gate_of_low_rank(self, adapter_name: str) -> TokenGate | None:
+    def _gate_of_low_rank(self, adapter_name: str) -> AffineGate | None:
         """The gate whose arithmetic can join that of a LoRA update, which both read the same x."""
-        if type(self.updates[adapter_name]) is not Lora or self._threshold(adapter_name) > 0.0:
+        if not self.updates[adapter_name].joins_gate() or self._threshold(adapter_name) > 0.0:
             return None
         if self.training and isinstance(self.gatera_dropout[adapter_name], nn.Dropout):
             return None
-        return self._unhooked_token_gate(adapter_name)
+        return self._affine_gate(adapter_name)
 
-    def _token_gated_low_rank(self, adapter_name: str, gate: TokenGate, x: Tensor) -> Tensor:
+    def _token_gated_low_rank(self, adapter_name: str, affine: AffineGate, x: Tensor) -> Tensor:
+        gate, w, b = affine
         A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
         dtype = linear_dtype(x)
         if self.cast_input_dtype_enabled and not torch.is_autocast_enabled(x.device.type):
             dtype = A.dtype
         scaling = self.scaling[adapter_name]
-        y, logit = token_gated_low_rank(
-            x, A, B, gate.weight, gate.bias, gate.temperature, scaling, dtype
-        )
+        y, logit = token_gated_low_rank(x, A, B, w, b, gate.temperature, scaling, dtype)
         if self.recorder is not None:
             self.recorder.record(self.name, adapter_name, gate, logit, None, 0.0)
         return y
@@ -215,7 +217,7 @@ class GateraLinear(nn.Module, GateraLayer):
         Not where the base layer is more than its weight and bias (hooks, quantization, another
         adapter inside), nor where dropout gives the update an input of its own.
         """
-        if type(self.updates[adapter_name]) is not Hira or self.quantization_backend is not None:
+        if not self.updates[adapter_name].joins_base() or self.quantization_backend is not None:
             return False
         gate = self.gate_of(adapter_name)
         if gate is not None and (gate.per_channel or self._threshold(adapter_name) > 0.0):
@@ -233,11 +235,10 @@ class GateraLinear(nn.Module, GateraLayer):
         W = self._oriented_weight()
         A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
         bias: Any = self.base_layer.bias
-        gate = None if self._evaluates() else self._unhooked_token_gate(adapter_name)
-        if gate is not None:
-            y, logit = token_gated_hadamard_layer(
-                x, W, bias, A, B, gate.weight, gate.bias, gate.temperature
-            )
+        affine = None if self._evaluates() else self._affine_gate(adapter_name)
+        if affine is not None:
+            gate, w, b = affine
+            y, logit = token_gated_hadamard_layer(x, W, bias, A, B, w, b, gate.temperature)
             if self.recorder is not None:
                 self.recorder.record(self.name, adapter_name, gate, logit, None, 0.0)
             return y
@@ -257,13 +258,14 @@ class GateraLinear(nn.Module, GateraLayer):
             return gated_hadamard_layer(x, W, bias, A, B, gated.logit)
         return gated_hadamard_layer(x, W, bias, A, layer_scaled(B, gated), None)
 
-    def _unhooked_token_gate(self, adapter_name: str) -> TokenGate | None:
-        """The gate whose arithmetic can join the layer's: the layer's own token gate, unhooked."""
+    def _affine_gate(self, adapter_name: str) -> AffineGate | None:
+        """The gate whose arithmetic can join the layer's: the layer's own w·x + b, unhooked."""
         gate = self.gate_of(adapter_name)
-        if type(gate) is not TokenGate or adapter_name in self.shared_gates:
+        affine = None if gate is None else gate.affine()
+        if gate is None or affine is None or adapter_name in self.shared_gates:
             return None
         hooked = gate._forward_hooks or gate._forward_pre_hooks or gate._backward_hooks
-        return None if hooked or "forward" in gate.__dict__ else gate
+        return None if hooked or "forward" in gate.__dict__ else (gate, *affine)
 
     def _folded_forward(
         self, adapter_name: str, x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gatera.adapter.combining import combine
 from gatera.adapter.config import GateraConfig
-from gatera.adapter.gates import Gate
+from gatera.adapter.gates.base import Gate
 from gatera.adapter.layer import GateraLayer, unmergeable
 from gatera.adapter.linear import GateraLinear
 from gatera.adapter.loading import check_checkpoint

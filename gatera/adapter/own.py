@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from gatera.adapter.deltas import Delta
-from gatera.adapter.gates import Gate
+from gatera.adapter.gates.base import Gate
+from gatera.adapter.updates.base import Delta
 from gatera.errors import InputError
 
 Kind = TypeVar("Kind")

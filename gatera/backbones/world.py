@@ -2,7 +2,7 @@
 
 Holds the facts (who eats what, wears what, lives where, works with what, is whose cousin), and the
 pre-training text: statements, open questions, and questions with labelled options, in wordings of
-their own. The instruction format of the evaluation tasks never occurs here; `gatera.tasks.tiny`
+their own. The instruction format of the evaluation tasks never occurs here; `gatera.tasks`
 writes it. Pure Python, every draw from the generator that is handed in.
 
 Pre-training text is *marked*: a word that follows from the world or from the context carries a

@@ -42,7 +42,7 @@ def keywords(task: str) -> tuple[str, ...]:
         InputError: the task is unknown, or only trained on.
     """
     if task in tiny.FAMILIES:
-        return tuple(tiny.FAMILIES[task])
+        return tiny.FAMILIES[task].keywords
     if task in commonsense.BENCHMARKS:
         return commonsense.BENCHMARKS[task].keywords
     raise InputError(f"unknown task {task!r}; known tasks: {', '.join(names())}.")

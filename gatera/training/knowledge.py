@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from gatera.errors import InputError
-from gatera.tasks import tiny
 from gatera.tasks.decoding import padding_token
+from gatera.tasks.held_out import held_out_sentences
 from gatera.training.data import IGNORED, Encoded, collate
 from gatera.training.likelihood import token_loss
 
@@ -58,7 +58,7 @@ def knowledge_losses(
 def _sequences(tokenizer: Any, source: str) -> list[list[int]]:
     """Return token ids: a sentence of the world each, or windows of a file's text."""
     if source == WORLD:
-        return list(tokenizer(tiny.held_out_sentences())["input_ids"])
+        return list(tokenizer(held_out_sentences())["input_ids"])
     try:
         text = Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

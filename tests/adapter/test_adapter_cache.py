@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from gatera import GateraConfig
 from gatera.adapter import cache as cache_module
-from gatera.adapter import deltas, functional, limit_kept_products
+from gatera.adapter import functional, limit_kept_products
 from gatera.adapter import linear as linear_module
 from gatera.adapter.cache import ProductCache
+from gatera.adapter.updates import hira
 from gatera.errors import InputError
 
 IN, OUT = 7, 5
@@ -35,7 +36,7 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> ProductCache:
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One entry for each product that is built."""
     calls: list[str] = []
-    for name, user in (("hadamard_product", deltas), ("folded_weight", linear_module)):
+    for name, user in (("hadamard_product", hira), ("folded_weight", linear_module)):
         original = getattr(functional, name)
 
         def counted(*args: Tensor, name: str = name, original: Callable[..., Tensor] = original):

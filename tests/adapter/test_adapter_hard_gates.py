@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 from gatera import GateraConfig, record_gates
 from gatera.adapter import functional
 from gatera.adapter import linear as linear_module
-from gatera.adapter.deltas import Hira
+from gatera.adapter.updates.hira import Hira
 
 IN, OUT = 5, 7
 GATES = ("token", "static", "mlp", "attention", "channel")
@@ -220,7 +220,7 @@ def test_the_product_is_still_kept_between_passes(monkeypatch: pytest.MonkeyPatc
     calls: list[int] = []
     original = functional.hadamard_product
     monkeypatch.setattr(
-        "gatera.adapter.deltas.hadamard_product",
+        "gatera.adapter.updates.hira.hadamard_product",
         lambda *args: calls.append(1) or original(*args),
     )
     assert type(model.base_model.model[0].updates["default"]) is Hira

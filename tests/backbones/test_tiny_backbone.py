@@ -106,7 +106,8 @@ def test_the_backbone_answers_questions_in_its_own_wordings(backbone):
 
 def test_the_frozen_backbone_stays_at_or_below_chance_in_the_task_format(backbone):
     model, tokenizer = backbone
-    for task, keywords in families.FAMILIES.items():
+    for task, family in families.FAMILIES.items():
+        keywords = family.keywords
         items = families.load(task, "validation")
         prompts = [tokenizer(render_prompt("alpaca", item))["input_ids"] for item in items]
         batches = generate(model, tokenizer, prompts, Decoding(max_new_tokens=16))

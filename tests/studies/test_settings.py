@@ -79,9 +79,10 @@ def test_the_adapter_settings_are_fields_of_the_adapters_config():
 
 
 def test_the_choices_are_those_of_the_adapter():
-    from gatera.adapter.deltas import DELTAS, MORA_TYPES
     from gatera.adapter.gates import GATES
     from gatera.adapter.sharing import SHARINGS
+    from gatera.adapter.updates import DELTAS
+    from gatera.adapter.updates.base import MORA_TYPES
 
     known = {"gate": GATES, "delta": DELTAS, "gate_sharing": SHARINGS, "mora_type": MORA_TYPES}
     for name, values in known.items():

@@ -7,7 +7,8 @@ import pytest
 from gatera.backbones import tiny as tiny_backbone
 from gatera.backbones import world
 from gatera.errors import InputError
-from gatera.tasks import extract_answer, tiny
+from gatera.tasks import extract_answer, tiny, world_items
+from gatera.tasks.held_out import held_out_sentences
 from gatera.tasks.prompts import render_prompt
 
 SPLITS = tuple(tiny.SIZES)
@@ -37,7 +38,7 @@ def test_facts_are_balanced_and_cousins_form_one_permutation():
 
 def test_every_fact_belongs_to_exactly_one_split():
     for prop in world.PROPERTIES:
-        names = [name for split in SPLITS for name in tiny.fact_names(split)[prop]]
+        names = [name for split in SPLITS for name in world_items.fact_names(split)[prop]]
         assert sorted(names) == sorted(world.NAMES)
 
 
@@ -58,7 +59,7 @@ def test_names_asked_about_belong_to_the_split(split):
     for task in ("world_easy", "world_hard", "world_place", "world_kin", "world_use"):
         for item in tiny.load(task, split):
             stem = item.instruction.split("\n\n")[0]
-            allowed = tiny.fact_names(split)[property_of(stem)]
+            allowed = world_items.fact_names(split)[property_of(stem)]
             asked = {w for w in stem.replace(",", "").split() if w in world.NAMES}
             assert asked
             assert asked <= set(allowed)
@@ -104,7 +105,7 @@ def test_hard_questions_offer_the_other_persons_value():
 @pytest.mark.parametrize("split", SPLITS)
 def test_answers_are_balanced(task, split):
     counts = Counter(item.answer for item in tiny.load(task, split))
-    assert set(counts) == set(tiny.FAMILIES[task])
+    assert set(counts) == set(tiny.FAMILIES[task].keywords)
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
@@ -113,7 +114,7 @@ def test_outputs_name_the_option_and_then_its_label():
         for item in tiny.load(task, "validation"):
             offered = item.instruction.rsplit("Answer format: ", 1)[1].split("/")
             assert item.answer in offered
-            assert set(offered) <= set(tiny.FAMILIES[task])
+            assert set(offered) <= set(tiny.FAMILIES[task].keywords)
             assert extract_answer(task, item.output) == item.answer
             if task != "world_truth":
                 option = options(item.instruction)[item.answer]
@@ -145,9 +146,9 @@ def test_unknown_names_list_the_known_ones():
 
 
 def test_held_out_sentences_state_true_facts_in_known_words():
-    sentences = tiny.held_out_sentences(count=30)
+    sentences = held_out_sentences(count=30)
     assert len(set(sentences)) == 30
-    assert sentences == tiny.held_out_sentences(count=30)
+    assert sentences == held_out_sentences(count=30)
     known = set(world.vocabulary())
     true = {
         wording.format(e=name, v=value)

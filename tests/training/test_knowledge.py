@@ -13,7 +13,7 @@ import torch
 
 from gatera import backbones
 from gatera.errors import InputError
-from gatera.tasks.tiny import held_out_sentences
+from gatera.tasks.held_out import held_out_sentences
 from gatera.training import fit
 from gatera.training.adapting import adapt
 from gatera.training.knowledge import MAX_WINDOWS, WINDOW_TOKENS, knowledge_losses

@@ -1,0 +1,22 @@
+"""The gates: what decides how much of the update a token gets.
+
+One file each, and a line in `GATES`, which names them all.
+"""
+
+from collections.abc import Mapping
+
+from gatera.adapter.gates.attention import AttentionGate
+from gatera.adapter.gates.base import Gate
+from gatera.adapter.gates.channel import ChannelGate
+from gatera.adapter.gates.mlp import MlpGate
+from gatera.adapter.gates.static import StaticGate
+from gatera.adapter.gates.token import TokenGate
+
+GATES: Mapping[str, type[Gate] | None] = {
+    "token": TokenGate,
+    "static": StaticGate,
+    "none": None,
+    "mlp": MlpGate,
+    "attention": AttentionGate,
+    "channel": ChannelGate,
+}
