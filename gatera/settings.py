@@ -1,8 +1,8 @@
 """Every setting once: its name, type, bounds, meaning, and its default at each scale. No torch.
 
 A section of a configuration is a dataclass here, a setting one of its fields. From these come what
-`--set` takes and refuses, the resolved configuration of a trial, its keys, the objects that training
-receives, the fields of `GateraConfig`, and what `settings` lists.
+`--set` takes and refuses, the resolved configuration of a trial, its keys, the objects that
+training receives, the fields of `GateraConfig`, and what `settings` lists.
 
 A field's own default is its neutral value: what stands at it is left out of keys, so that a field
 that is added later makes no stored result old. So the defaults of fields never change; those of the
@@ -13,30 +13,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
-from pydantic import AllowInfNan, StringConstraints, TypeAdapter, ValidationError
+from annotated_types import Ge
 
+from gatera.declaring import (
+    Count,
+    Names,
+    Natural,
+    NonNegative,
+    OwnClass,
+    Positive,
+    Real,
+    Setting,
+    Share,
+    fields_of,
+    setting,
+)
 from gatera.errors import InputError
 
 SCALES = ("tiny", "small", "paper")
 
-CLASS_PATH = r".+\.py:[A-Za-z_]\w*"  # a class of the user's own: path/to/file.py:ClassName
-
-Count = Annotated[int, Ge(1)]
-Natural = Annotated[int, Ge(0)]
-Real = Annotated[float, AllowInfNan(False)]
-NonNegative = Annotated[float, Ge(0), AllowInfNan(False)]
-Positive = Annotated[float, Gt(0), AllowInfNan(False)]
-Share = Annotated[float, Ge(0), Lt(1)]
-OwnClass = Annotated[str, StringConstraints(pattern=rf"^{CLASS_PATH}$")]
-Names = list[str]
-
+_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 BENCHMARKS = (
     "boolq",
     "piqa",
@@ -58,22 +58,6 @@ _WORLD = (
     "world_hard",
     "world_place",
 )
-
-
-def setting(default: Any, meaning: str, *, in_key: bool = True, **by_scale: Any) -> Any:
-    """Return a dataclass field.
-
-    Args:
-        default: Its value where nothing else is said, and the one that keys leave out.
-        meaning: One or two sentences, with units and the meaning of None.
-        in_key: Whether the value is part of a trial's key: not where it changes the last bits of a
-            result, but not the experiment. It then stands in the provenance.
-        by_scale: Defaults of scales that differ, by the scale's name.
-    """
-    metadata = {"help": meaning, "in_key": in_key, "by_scale": by_scale}
-    if isinstance(default, list | dict):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -126,7 +110,9 @@ class GateraFields:
         None,
         "Names of the modules to adapt, a regular expression, or 'all-linear'; None means PEFT's "
         "choice for the architecture.",
-        **dict.fromkeys(SCALES, ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]),
+        tiny=_TARGETS,
+        small=_TARGETS,
+        paper=_TARGETS,
     )
     exclude_modules: Names | str | None = setting(
         None, "Names, or a regular expression, of modules to leave out; None leaves out none."
@@ -162,9 +148,7 @@ class GateraFields:
         "tests.",
     )
     gate_bias: Real = setting(0.0, "Initial bias b of the gate; 0 opens it half.")
-    gate_init_std: NonNegative = setting(
-        0.02, "Standard deviation of the initial gate weights w."
-    )
+    gate_init_std: NonNegative = setting(0.02, "Standard deviation of the initial gate weights w.")
     gate_temperature: Positive = setting(
         1.0, "Divisor of the gate's logit: below 1 sharpens the gate, above 1 softens."
     )
@@ -256,9 +240,7 @@ class TrainSettings:
     init_seed: Natural | None = setting(
         None, "Seed of the adapter's initial values; None: the trial's seed."
     )
-    dropout_seed: Natural | None = setting(
-        None, "Seed of dropout; None: the trial's seed."
-    )
+    dropout_seed: Natural | None = setting(None, "Seed of dropout; None: the trial's seed.")
     validation_every: Count = setting(
         80, "Optimizer steps between validations; the best one's weights are kept.", tiny=40
     )
@@ -269,9 +251,13 @@ class TrainSettings:
         16, "Tokens that an answer to a validation item may have.", tiny=8, paper=32
     )
     validation_batch_size: Count = setting(
-        64, "Validation items that are answered at once.", in_key=False, tiny=128, small=16, paper=16
+        64,
+        "Validation items that are answered at once.",
+        in_key=False,
+        tiny=128,
+        small=16,
+        paper=16,
     )
-
 
     def __post_init__(self) -> None:
         if self.max_steps is None and self.epochs is None:
@@ -302,7 +288,9 @@ class EvalSettings:
         None,
         "Text for the loss on held-out pre-training text: 'world' (the embedded one), 'wikitext', "
         "a file's path, or 'auto', the one there is; None: not measured.",
-        **dict.fromkeys(SCALES, "auto"),
+        tiny="auto",
+        small="auto",
+        paper="auto",
     )
 
 
@@ -312,10 +300,18 @@ class DataSettings:
 
     template: str = setting("alpaca", "Wording of the prompt: alpaca or plain.")
     tasks: Names = setting(
-        [], "The tasks that are scored; --tasks sets it.", tiny=_WORLD, small=_SMALL, paper=BENCHMARKS
+        [],
+        "The tasks that are scored; --tasks sets it.",
+        tiny=_WORLD,
+        small=_SMALL,
+        paper=BENCHMARKS,
     )
     train_tasks: Names = setting(
-        [], "The tasks that are trained on.", tiny=_WORLD, small=_SMALL, paper=["commonsense_170k"]
+        [],
+        "The tasks that are trained on.",
+        tiny=_WORLD,
+        small=_SMALL,
+        paper=("commonsense_170k",),
     )
 
 
@@ -330,9 +326,7 @@ class TuningSettings:
     validate_every: Count | None = setting(
         None, "Steps between its validations; None: four times in a trial of `steps`."
     )
-    round_size: Count = setting(
-        4, "Proposals made at a time; those of the first round are random."
-    )
+    round_size: Count = setting(4, "Proposals made at a time; those of the first round are random.")
     pruner: Literal["median", "hyperband"] | None = setting(
         "median", "What ends hopeless trials early; None: every trial runs to its end."
     )
@@ -349,53 +343,6 @@ SECTIONS: Mapping[str, type[Any]] = {
 TUNING = "tuning"
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting, as it is declared."""
-
-    name: str  # "section.field"
-    annotation: Any
-    meaning: str
-    neutral: Any  # what keys leave out
-    by_scale: Mapping[str, Any]
-    in_key: bool
-
-    def default(self, scale: str) -> Any:
-        """Return the default at a scale, a fresh value."""
-        found = self.by_scale.get(scale, self.neutral)
-        return list(found) if isinstance(found, list | tuple) else found
-
-    @functools.cached_property
-    def shape(self) -> Shape:
-        """What its type says for people and for JSON."""
-        return _shape_of(self.annotation)
-
-    @functools.cached_property
-    def _adapter(self) -> TypeAdapter[Any]:
-        return TypeAdapter(self.annotation)
-
-    def typed(self, value: Any) -> Any:
-        """Return `value` as the field's type has it: 0 of a real number becomes 0.0.
-
-        Raises:
-            InputError: it is of another type, or out of bounds.
-        """
-        if value == "" and "" not in self.shape.choices:
-            raise InputError(f"{self.name} is empty; expected {self.shape.expected}.")
-        if isinstance(value, tuple):
-            value = list(value)
-        try:
-            checked = self._adapter.validate_python(value, strict=True)
-        except ValidationError:
-            shown = value if isinstance(value, str) and self.shape.choices else _as_json(value)
-            raise InputError(f"{self.name}={shown}: expected {self.shape.expected}.") from None
-        return checked + 0.0 if isinstance(checked, float) else checked  # -0.0 is 0.0
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, default=repr)
-
-
 @functools.cache
 def declared() -> dict[str, Setting]:
     """Return every setting of a configuration and of the tuning phase, by name."""
@@ -406,113 +353,3 @@ def declared() -> dict[str, Setting]:
                 each, name=f"{section}.{each.name}"
             )
     return found
-
-
-@functools.cache
-def fields_of(cls: type[Any]) -> tuple[Setting, ...]:
-    """Return the settings that a section's dataclass declares, in order, `method` first."""
-    hints = get_type_hints(cls, include_extras=True)
-    found = []
-    for field in dataclasses.fields(cls):
-        if "by_scale" not in field.metadata:  # a field of a subclass, such as a search space
-            continue
-        missing = field.default is dataclasses.MISSING
-        neutral = field.default_factory() if missing else field.default  # type: ignore[misc]
-        meta = field.metadata
-        found.append(
-            Setting(
-                field.name,
-                hints[field.name],
-                meta["help"],
-                neutral,
-                meta["by_scale"],
-                meta["in_key"],
-            )
-        )
-    return tuple(sorted(found, key=lambda each: each.name != "method"))
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a type says for people and for JSON."""
-
-    kinds: tuple[str, ...]
-    choices: tuple[str, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
-    excludes: tuple[float, ...] = ()  # bounds that are themselves out
-    own_class: bool = False
-
-    @property
-    def expected(self) -> str:
-        """Return what a message says was expected."""
-        kinds = [kind for kind in self.kinds if kind != "null"]
-        parts = [f"one of {', '.join(self.choices)}"] if self.choices else []
-        parts += [_KINDS[kind] for kind in kinds]
-        if self.own_class:
-            parts.append("path/to/file.py:ClassName")
-        text = " or ".join(parts) + self._bounds
-        return f"{text} or null" if "null" in self.kinds else text
-
-    @property
-    def _bounds(self) -> str:
-        low, high = self.minimum, self.maximum
-        if low is not None and high is not None:
-            return f" from {low:g} up to, but not including, {high:g}"
-        if low is not None:
-            return f" above {low:g}" if low in self.excludes else f" of at least {low:g}"
-        return ""
-
-
-_KINDS = {
-    "integer": "a whole number",
-    "number": "a number",
-    "flag": "true or false",
-    "text": "a word",
-    "list": "a list",
-    "object": "a JSON object of names and numbers",
-}
-_PLAIN = {int: "integer", float: "number", bool: "flag", str: "text"}
-
-
-def _shape_of(annotation: Any) -> Shape:
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if annotation is types.NoneType:
-        return Shape(("null",))
-    if origin is Literal:
-        return Shape((), choices=arguments)
-    if origin is Annotated:
-        return _bounded(_shape_of(arguments[0]), arguments[1:])
-    if origin in (Union, types.UnionType):
-        return functools.reduce(_either, map(_shape_of, arguments))
-    if origin is dict:
-        return Shape(("object",))
-    if origin is list:
-        return Shape(("list",))
-    return Shape((_PLAIN[annotation],))
-
-
-def _bounded(shape: Shape, constraints: tuple[Any, ...]) -> Shape:
-    for each in constraints:
-        if isinstance(each, StringConstraints):
-            shape = dataclasses.replace(shape, kinds=(), own_class=True)
-        elif isinstance(each, Ge):
-            shape = dataclasses.replace(shape, minimum=each.ge)  # type: ignore[arg-type]
-        elif isinstance(each, Gt):
-            excluded = (*shape.excludes, each.gt)
-            shape = dataclasses.replace(shape, minimum=each.gt, excludes=excluded)  # type: ignore[arg-type]
-        elif isinstance(each, Lt):
-            excluded = (*shape.excludes, each.lt)
-            shape = dataclasses.replace(shape, maximum=each.lt, excludes=excluded)  # type: ignore[arg-type]
-    return shape
-
-
-def _either(one: Shape, other: Shape) -> Shape:
-    return Shape(
-        kinds=tuple(dict.fromkeys((*one.kinds, *other.kinds))),
-        choices=(*one.choices, *other.choices),
-        minimum=one.minimum if one.minimum is not None else other.minimum,
-        maximum=one.maximum if one.maximum is not None else other.maximum,
-        excludes=(*one.excludes, *other.excludes),
-        own_class=one.own_class or other.own_class,
-    )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from gatera.studies.files import file_sha256
 from gatera.studies.store import Store
-from gatera.trial import Trial, TrialResult
-
-CODE = "c" * 64
-
+from gatera.training.code import scoring_code, training_code
+from gatera.training.files import ADAPTER_FOLDER
+from gatera.training.provenance import Machine
+from gatera.trial import Trained, Trial, TrialResult
 
 ITEMS = 8  # test items of each task
 
@@ -29,45 +32,99 @@ def make_result(
     predictions_sha256: str = "p" * 64,
     metrics: Mapping[str, float] = MappingProxyType({}),
     gates: Mapping[str, float] = MappingProxyType({}),
+    training: Mapping[str, Any] = MappingProxyType({}),
+    scoring: Mapping[str, Any] = MappingProxyType({}),
     **provenance,
 ) -> TrialResult:
     """Return a finished result in which every task has the same score.
 
-    `metrics` and `gates` (overall statistics) replace single values, the rest is provenance.
+    `metrics` and `gates` (overall statistics) replace single values, `training` and `scoring` parts
+    of the provenance, and the rest is in both.
     """
     tasks = trial.config["data"]["tasks"]
     made = {f"test/accuracy/{task}": score for task in tasks}
     made |= {f"test/no_keyword/{task}": 0.0 for task in tasks}
     made |= {"test/accuracy": score} if tasks else {}
-    gated = trial.config["adapter"] is not None and trial.config["adapter"]["gate"] != "none"
+    gated = trial.config["adapter"].get("gate", "none") != "none"
     summary = {"mean": 0.25, "share_below_0.1": 0.5, "share_above_0.9": 0.125, "entropy": 0.375}
     summary |= gates
     return TrialResult(
         key=trial.key,
+        training_key=trial.training_key,
         seed=trial.seed,
         attempt=attempt,
         config=trial.config,
         metrics={**made, **metrics},
         gates=dict.fromkeys(("overall", "prompt", "answer"), summary) if gated else {},
-        parameters={"trainable": 0 if trial.config["adapter"] is None else 1234, "all": 98_765},
+        parameters={"trainable": 0 if trial.is_frozen else 1234, "all": 98_765},
         predictions_sha256=predictions_sha256,
         provenance={
-            "code_sha256": CODE,
-            "versions": {"python": "3.11.0", "torch": "2.13.0"},
-            "device": "cpu",
-            "dtype": "float32",
-            "threads": 1,
-            "loss_mask": trial.config["train"].get("loss_mask"),
-            "identities": trial.identities,
-            "commit": None,
-            "dirty": None,
-            **provenance,
+            "training": None if trial.is_frozen else make_training(trial, **provenance, **training),
+            "scoring": None if trial.is_tuning else make_scoring(trial, **provenance, **scoring),
         },
         measured={
             "train_seconds": 0.8 * seconds,
             "eval_seconds": 0.2 * seconds,
             "peak_memory_bytes": 2**28,
         },
+    )
+
+
+def make_training(trial: Trial, **provenance: Any) -> dict[str, Any]:
+    """Return the provenance of weights that were trained here and now."""
+    train = trial.config["train"]
+    return {
+        "code": training_code(trial.config),
+        "loss_mask": train["loss_mask"],
+        "identities": _identities(trial, "train"),
+        "dropped_items": 0,
+        "truncated_items": 0,
+        "steps": 4,
+        **_by(trial),
+        **provenance,
+    }
+
+
+def make_scoring(trial: Trial, **provenance: Any) -> dict[str, Any]:
+    """Return the provenance of scores that were made here and now."""
+    return {
+        "code": scoring_code(trial.config),
+        "identities": _identities(trial, "test"),
+        "truncated_items": 0,
+        **_by(trial),
+        **provenance,
+    }
+
+
+def _by(trial: Trial) -> dict[str, Any]:
+    here = dataclasses.asdict(Machine.here())
+    nothing = {"commit": None, "dirty": None, "threads": 1}
+    return {**here, **nothing, "dtype": trial.config["train"]["dtype"]}
+
+
+def _identities(trial: Trial, split: str) -> dict[str, Any]:
+    data = trial.identities["data"]
+    return {
+        **trial.identities,
+        "data": {task: {split: found[split]} for task, found in data.items() if split in found},
+    }
+
+
+def make_trained(trial: Trial, attempt: int, folder: Path) -> Trained:
+    """Write made-up weights into an attempt's folder and return what is known of them."""
+    (folder / ADAPTER_FOLDER).mkdir(parents=True, exist_ok=True)
+    weights = folder / ADAPTER_FOLDER / "adapter_model.safetensors"
+    weights.write_text(trial.training_key)
+    (folder / ADAPTER_FOLDER / "adapter_config.json").write_text('{"gate_threshold": 0.0}')
+    return Trained(
+        training_key=trial.training_key,
+        key=trial.key,
+        attempt=attempt,
+        adapter_sha256={} if trial.is_tuning else {weights.name: file_sha256(weights)},
+        metrics={},
+        parameters={"trainable": 1234, "all": 98_765},
+        provenance=make_training(trial),
+        measured={"train_seconds": 1.0, "validation_seconds": 0.5},
     )
 
 
@@ -97,10 +154,17 @@ def commit_result(
     ]
     claim = store.claim(trial.key, {"worker": "test", "host": "here", "pid": 1, "claimed_at": 0.0})
     assert claim is not None
+    folder = store.attempt_folder(trial.key, claim.attempt)
+    if not (trial.is_frozen or trial.is_tuning):
+        store.weights.keep(make_trained(trial, claim.attempt, folder), trial)
     path = store.predictions_path(trial.key, claim.attempt)
     pd.DataFrame(rows).to_parquet(path)
     options.setdefault("predictions_sha256", file_sha256(path))
     result = make_result(trial, score, attempt=claim.attempt, **options)
+    phases = ("train_seconds", "eval_seconds")
+    store.end_attempt(
+        trial, claim.attempt, "finished", seconds=sum(result.measured[each] for each in phases)
+    )
     assert store.commit(result)
     claim.release()
     return result

@@ -17,11 +17,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from made_up import CODE, answers_worth, make_result
+from made_up import answers_worth, make_result, make_trained
 
 from gatera import cli
 from gatera.studies.files import file_sha256
@@ -31,9 +32,10 @@ from gatera.studies.launch.slurm import SlurmLauncher
 from gatera.studies.owner import worker_name
 from gatera.studies.store import Store
 from gatera.studies.worker import work
+from gatera.training.code import read_sources
 from gatera.training.files import CHECKPOINT_FOLDER, checkpoint_name, checkpointed_steps
 from gatera.training.progress import MetricsLog, PrunedError
-from gatera.trial import Trial, TrialResult
+from gatera.trial import Trained, Trial, TrialResult
 
 if TYPE_CHECKING:
     from gatera.studies.supervisor import Outcome
@@ -58,25 +60,20 @@ class Course:
 
 
 _LOADED_IN = os.getpid()
+read_sources()  # where the module is preloaded, for all trials
 
 
-def fit(
+def train(
     trial: Trial,
     attempt_dir: Path,
     *,
     data_root: Path | None,
-    resume_from: list[Path],
+    resume_from: Sequence[Path],
     attempt: int,
     stop_file: Path,
-) -> TrialResult:
-    """Write metrics, checkpoints and predictions, as a real trial does."""
-    course = Course(**json.loads(os.environ.get("MADE_UP", "{}")))
-    if course.ignores_sigterm:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if course.saves_when_asked:
-        signal.signal(signal.SIGTERM, lambda *_: _save_and_end(Path(course.saves_when_asked)))
-    if course.on_a_device and os.getpid() != _LOADED_IN:
-        raise RuntimeError("cannot start the device again in a fork")
+) -> Trained:
+    """Write metrics, checkpoints and an adapter, as a real trial does."""
+    course = _course()
     log = MetricsLog(attempt_dir / "metrics.jsonl", course.steps)
     begun = max((checkpointed_steps(folder) for folder in resume_from), default=0)
     merit = merit_of(trial) if trial.is_tuning else 0.0
@@ -99,14 +96,49 @@ def fit(
             if course.until and Path(course.until).exists():
                 break
         time.sleep(course.pause)
-    score = (2 + int(trial.key[0], 16) % 4) / 8
-    path = attempt_dir / "predictions.parquet"
-    write_predictions(path, trial, score)
-    result = make_result(trial, score, attempt=attempt)
+    made = make_trained(trial, attempt, attempt_dir)
     if trial.is_tuning:
         metrics = {"val/accuracy": merit, "val/loss": 1 - merit}
-        result = dataclasses.replace(result, metrics=metrics, gates={})
+        made = dataclasses.replace(made, metrics=metrics)
+    return made
+
+
+def score(
+    trial: Trial,
+    attempt_dir: Path,
+    *,
+    data_root: Path | None,
+    trained: Trained | None,
+    adapter: Path | None,
+    answered: Sequence[Path],
+    attempt: int,
+) -> TrialResult:
+    """Write predictions, as a real trial does."""
+    course = _course()
+    if trained is None:  # the frozen backbone takes its time too
+        log = MetricsLog(attempt_dir / "metrics.jsonl", course.steps)
+        for step in range(1, course.steps + 1):
+            log.write("test", 0, {"answered": step, "items": course.steps})
+            time.sleep(course.pause)
+    worth = (2 + int(trial.key[0], 16) % 4) / 8
+    path = attempt_dir / "predictions.parquet"
+    write_predictions(path, trial, worth)
+    result = make_result(trial, worth, attempt=attempt)
+    if trial.is_tuning:
+        assert trained is not None
+        result = dataclasses.replace(result, metrics=trained.metrics, gates={})
     return dataclasses.replace(result, predictions_sha256=file_sha256(path))
+
+
+def _course() -> Course:
+    course = Course(**json.loads(os.environ.get("MADE_UP", "{}")))
+    if course.ignores_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if course.saves_when_asked:
+        signal.signal(signal.SIGTERM, lambda *_: _save_and_end(Path(course.saves_when_asked)))
+    if course.on_a_device and os.getpid() != _LOADED_IN:
+        raise RuntimeError("cannot start the device again in a fork")
+    return course
 
 
 def _save_and_end(note: Path) -> None:
@@ -197,7 +229,6 @@ def run_here(store: Store, stem: str, engine: str, reports: Path, **options) -> 
         RunOptions(claim_timeout=60.0, report_dir=reports, **options),
         launcher=launcher,
         slots=Slots(2),
-        code_sha256=CODE,
         show=lambda snapshot: None,
     )
 
@@ -209,7 +240,8 @@ def _main(arguments: list[str]) -> int:
         outcome = run_here(store, store.stems()[0], arguments[2], reports)
         print(json.dumps(outcome.snapshot.counts))
         return 0
-    options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+    valued = [each for each in arguments[1:] if each != "--allow-mixed"]
+    options = dict(zip(valued[::2], valued[1::2], strict=True))
     limit = options.get("--max-attempts")
     work(
         Path(arguments[0]),
@@ -217,7 +249,8 @@ def _main(arguments: list[str]) -> int:
         worker=worker_name(),
         max_attempts=int(limit) if limit else None,
         claim_timeout=float(options["--claim-timeout"]),
-        fit=fit,
+        allow_mixed="--allow-mixed" in arguments,
+        runs="made_up_work",
         preload=("made_up_work", "pyarrow.parquet"),
     )
     return 0

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 _CHECKPOINTING = "_gradient_checkpointing_func"  # where transformers keeps that function
 
-SHARINGS = ("module", "block", "model")
-
 
 class _Run:
     """One run of a block: its input, and the logits made from it."""

@@ -108,8 +108,8 @@ def _part_lines(record: StudyRecord, field: str) -> list[str]:
         values = [r.parts[part].get(field) for r in record.results if part in r.parts]
         shown = dict.fromkeys(_shown(field, value) for value in values)
         if field in _SAID:
-            values = [value for value in values if value is not None]
-            shown = {str(max(values)): None} if values else {}
+            counts = [int(value) for value in values if value is not None]
+            shown = {str(max(counts)): None} if counts else {}
         if shown and not (len(shown) == 1 and DASH in shown and field == "loss_mask"):
             said[part] = ", ".join(shown)
     name = _SAID.get(field, field)

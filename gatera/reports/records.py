@@ -145,8 +145,6 @@ def _compared_values(row: RowRecord, result: TrialResult) -> Iterator[tuple[str,
                 value = source.get(name)
                 if value is not None and setting not in row.changes:
                     yield f"{name} of {part}", value
-        for file, sha256 in provenance.get("code", {}).items():
-            yield f"code {file}", sha256
         for name, sha256 in identities.get("sources", {}).items():  # files that a setting names
             if name not in row.changes:
                 yield name, sha256

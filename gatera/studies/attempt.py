@@ -1,4 +1,4 @@
-"""The process of one attempt: trains what is not trained yet, scores, commits, says how it ended."""
+"""The process of one attempt: trains what is not trained yet, scores, commits, says how it ends."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from gatera.declaring import Setting
 from gatera.errors import InputError
-from gatera.settings import SCALES, SECTIONS, TUNING, Setting, declared
+from gatera.settings import SCALES, SECTIONS, TUNING, declared
 from gatera.trial import FROZEN, Json
 
 Config = Mapping[str, Mapping[str, Json]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gatera import backbones, tasks
 from gatera.errors import InputError
-from gatera.studies.store import Store
+from gatera.studies.store import Store, stale_files
 from gatera.training.files import sha256_or_none
 from gatera.training.provenance import Machine
 from gatera.trial import Json, Trial
@@ -60,8 +60,8 @@ class Fitness:
         if planned != found:
             state = "is missing here" if found is None else "is another here"
             raise InputError(
-                f"{what} {state} than the trials were planned with; bring it (--data-root names the "
-                "data), or plan the study again with what is here."
+                f"{what} {state} than the trials were planned with; bring it (--data-root names "
+                "where data lies), or plan the study again with what is here."
             )
 
     def _check_like(self, trial: Trial) -> None:
@@ -69,6 +69,8 @@ class Fitness:
         if not attempt or (trial.key, attempt) in self._alike:
             return
         result = self._store.result(trial.key)
+        if result is not None and stale_files(trial, result):
+            return  # it stands in no table
         if result is not None:
             there: Json = result.provenance["scoring"] or result.provenance["training"]
         elif self._store.is_live(trial.key, attempt):
@@ -80,7 +82,8 @@ class Fitness:
         if differing := self._here.differences(there):
             raise InputError(
                 f"this machine is not like the one that ran {trial.variant}, seed {trial.seed}: "
-                f"{', '.join(differing)}. Results of unlike machines cannot stand in one table: make "
-                "it alike, name another --store, or pass --allow-mixed for a table with a footnote."
+                f"{', '.join(differing)}. Results of unlike machines cannot stand in one table: "
+                "make it alike, name another --store, or pass --allow-mixed for a table with a "
+                "footnote."
             )
         self._alike.add((trial.key, attempt))

@@ -74,9 +74,7 @@ def _not_mixed(here: Machine, result: TrialResult) -> str | None:
     return f"not mixed: {', '.join(dict.fromkeys(found))}" if found else None
 
 
-def _new_key(
-    store: Store, before: Mapping[tuple[str, int], Trial], trial: Trial
-) -> str | None:
+def _new_key(store: Store, before: Mapping[tuple[str, int], Trial], trial: Trial) -> str | None:
     """Return what made a trial another than the finished one in its place; None where none is."""
     old = before.get((trial.variant, trial.seed))
     if old is None or old.key == trial.key or store.result(old.key) is None:

@@ -146,8 +146,8 @@ def make_plan(loaded: LoadedStudy, request: Request, *, strict: bool = True) -> 
             `Plan.missing` says what is not there.
 
     Raises:
-        InputError: an unknown scale, task, variant or setting, too many trials, data that cannot be
-            found or used, or a row that differs from the reference in more than its declared change.
+        InputError: an unknown scale, task, variant or setting, too many trials, data that cannot
+            be found or used, or a row that differs from the reference in more than it declares.
     """
     study = loaded.study
     rows = _selected_rows(loaded, request.variants)

@@ -29,10 +29,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from gatera.studies.configuration import Range
 from gatera.studies.files import set_aside
 from gatera.studies.plan import Plan
 from gatera.studies.store import Store
-from gatera.studies.configuration import Range
 from gatera.trial import Trial, sha256_of
 
 _VALIDATION = "val/accuracy"  # of a line of metrics.jsonl

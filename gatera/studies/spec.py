@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from gatera.declaring import fields_of
 from gatera.errors import InputError
-from gatera.settings import TuningSettings, fields_of
+from gatera.settings import TuningSettings
 from gatera.trial import Json
 
 FROZEN = "frozen"  # the row of the untrained backbone, which every study has

@@ -4,7 +4,7 @@
     plans/<stem>.json               what each study consists of
     trials/<key>/claim.<n>          attempt n's owner, locked while it lives
     trials/<key>/claim.<n>.dead     why the claim counts no more, though its lock may be held
-    trials/<key>/attempts/<n>/      metrics.jsonl, log, checkpoints, predictions, adapter, ended.json
+    trials/<key>/attempts/<n>/      metrics.jsonl, log, checkpoints, predictions, ended.json, ...
     trials/<key>/result.json        exists = finished; written once
     trained/, scored/               trained weights, by training key: see `weights.py`
 
@@ -43,6 +43,7 @@ from gatera.trial import Json, Trial, TrialResult
 FORMAT = 2
 _CLAIM = re.compile(r"claim\.(\d+)")
 _LAST_LINES_BYTES = 8192  # holds a few lines of metrics.jsonl
+
 
 @dataclass(frozen=True)
 class TrialStatus:
@@ -431,8 +432,8 @@ def _other_format(folder: Path, found: Json) -> str:
     if found == 1:
         return (
             f"the store at {folder} was made by an earlier gatera (format 1), whose keys say less; "
-            f"this one reads format {FORMAT}. Keep it for its results, and name another folder with "
-            "--store; CHANGELOG.md says more."
+            f"this one reads format {FORMAT}. Keep it for its results, and name another folder "
+            "with --store; CHANGELOG.md says more."
         )
     return (
         f"the store at {folder} has format {found}, this gatera reads format {FORMAT}; "

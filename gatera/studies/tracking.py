@@ -249,7 +249,12 @@ class Tracker:
         if (trained := self._store.weights.recorded(trial.training_key)) is not None:
             adapter = self._store.weights.adapter_folder(trained)
             self._client.log_artifacts(run.info.run_id, str(adapter), adapter.name)
-        self._end(trial, run, "FINISHED", run.info.start_time + round(1000 * self._store.seconds(trial.key)))
+        self._end(
+            trial,
+            run,
+            "FINISHED",
+            run.info.start_time + round(1000 * self._store.seconds(trial.key)),
+        )
 
     def _end(self, trial: Trial, run: Run, status: str, end_time: int) -> None:
         self._client.set_terminated(run.info.run_id, status=status, end_time=end_time)

@@ -64,8 +64,8 @@ def attach_trained(model: Any, section: Mapping[str, Any], folder: Path) -> Any:
     found = set_peft_model_state_dict(adapted, weights)
     if unknown := found.unexpected_keys:
         raise InputError(
-            f"the weights in {folder} are not those of this adapter: they have {unknown[0]}; remove "
-            "the folder's trial from the store, so that it trains again."
+            f"the weights in {folder} are not those of this adapter: they have {unknown[0]}; move "
+            "the folder away, so that its trial trains again."
         )
     return adapted.eval()
 

@@ -219,7 +219,9 @@ class StepBatches(Dataset[dict[str, Any]]):
     def _shares(self, items: np.ndarray, whole: np.ndarray) -> tuple[float, ...]:
         """Return what `items` are of their step: of its learned tokens, and of all its tokens."""
         tokens = self._encoded.lengths
-        learned = tokens - self._encoded.prompt_lengths if self._loss_mask == "answer" else tokens - 1
+        learned = (
+            tokens - self._encoded.prompt_lengths if self._loss_mask == "answer" else tokens - 1
+        )
         return tuple(float(n[items].sum() / n[whole].sum()) for n in (learned, tokens))
 
 

@@ -20,7 +20,7 @@ from gatera.trial import Trial, TrialResult
 
 # Read where the code is loaded: forks of a process that preloads this module run what it loaded,
 # whatever happens to the files since.
-code.read_all()
+code.read_sources()
 
 
 def fit_trial(

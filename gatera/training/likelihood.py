@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,4 +33,3 @@ def token_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
     logits = output.logits[:, -(kept + 1) : -1].float()  # (batch, kept, vocabulary)
     targets = labels[:, -kept:][:, -logits.shape[1] :]
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-

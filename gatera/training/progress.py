@@ -6,7 +6,6 @@ import json
 import time
 from pathlib import Path
 
-
 _process_began = time.monotonic()  # moved to the attempt's start where a fork has this loaded
 
 

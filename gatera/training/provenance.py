@@ -88,7 +88,9 @@ def cpu_capability() -> str:
     One of AMX, AVX512, AVX2 and the machine's own name, with what the environment forbids of them.
     """
     try:
-        flags = set(re.findall(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)[0].split())
+        flags = set(
+            re.findall(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)[0].split()
+        )
     except (OSError, IndexError):
         flags = set()
     known = {"AMX": "amx_tile", "AVX512": "avx512f", "AVX2": "avx2"}
@@ -107,8 +109,8 @@ def versions() -> dict[str, str]:
         found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     except importlib.metadata.PackageNotFoundError as error:
         raise InputError(
-            f"the package {error.name} is missing on this machine; install gatera with all it needs: "
-            "pip install -c constraints.txt ."
+            f"the package {error.name} is missing on this machine; install gatera with all that it "
+            "needs: pip install -c constraints.txt ."
         ) from None
     return {"python": platform.python_version(), **found}
 

@@ -45,7 +45,7 @@ def score_trial(
         data_root: Root of the real data sets; None as in `gatera.tasks.load`.
         trained: What is known of the weights; None of the frozen backbone.
         adapter: Their folder, as PEFT saved it; None of the frozen backbone and of a tuning trial.
-        answered: Folders of attempts, whose answers count where weights, data and code are the same.
+        answered: Folders of attempts, whose answers count where weights, data and code are equal.
         attempt: The number of the attempt, for the result.
 
     Raises:

@@ -39,7 +39,12 @@ class Questions:
 
     @classmethod
     def of(
-        cls, items: list[Item], limit: int | None, tokenizer: Any, template: str, longest: int | None
+        cls,
+        items: list[Item],
+        limit: int | None,
+        tokenizer: Any,
+        template: str,
+        longest: int | None,
     ) -> Questions:
         """Return the first `limit` items by content hash, their prompts cut to `longest` tokens."""
         places = first_by_hash(items, limit)

@@ -51,7 +51,9 @@ def check_identities(trial: Trial, data_root: Path | None, splits: tuple[str, ..
         },
     }
     if trial.sources:
-        found["sources"] = {name: sha256_or_none(Path(path)) for name, path in trial.sources.items()}
+        found["sources"] = {
+            name: sha256_or_none(Path(path)) for name, path in trial.sources.items()
+        }
     changed = [name for name in found if name in planned and planned[name] != found[name]]
     if changed:
         raise InputError(

@@ -1,8 +1,9 @@
 import sys
 import time
 
-from gatera.studies import gpus
 from gatera.studies.gpus import may_use_gpu, visible_gpus
+
+from gatera.studies import gpus
 from gatera.studies.launch.local import LocalLauncher
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from gatera.studies.settings import parse_overrides
 
 from gatera.errors import InputError
 from gatera.studies import catalog
 from gatera.studies.plan import Plan, Request, make_plan
-from gatera.studies.settings import parse_overrides
 
 GATE = '''\
 """A gate of the user's own; importing this file would be seen."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gatera.training.settings import EvalSettings, TrainSettings
 
 from gatera.errors import InputError
 from gatera.tasks.example import Example, content_hash
@@ -16,7 +17,6 @@ from gatera.tasks.mixture import Item
 from gatera.training import provenance, scoring
 from gatera.training.checkpoints import Best
 from gatera.training.scoring import Prediction
-from gatera.training.settings import EvalSettings, TrainSettings
 
 
 @pytest.fixture

@@ -19,8 +19,6 @@ from torch import Tensor
 from gatera.adapter.blocks import as_rows
 from gatera.adapter.functional import Weight
 
-MORA_TYPES = ("rotate", "share")
-
 Parameters = Mapping[str, Tensor]
 Shape = tuple[int, ...]
 GeneratorFor = Callable[[str], torch.Generator | None]

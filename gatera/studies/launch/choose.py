@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gatera.errors import InputError
-from gatera.studies.gpus import visible_gpus
 from gatera.studies.launch import Launcher, Slots
 from gatera.studies.launch.local import LocalLauncher
 from gatera.studies.launch.slurm import SlurmLauncher, parse_options
+from gatera.training.gpus import visible_gpus
 
 
 def local(
