@@ -36,7 +36,7 @@ def time_run(workers: int, trials: int, steps: int, folder: Path) -> Timing:
     store = folder / "store"
     command = [sys.executable, "-m", "gatera.studies", "run", "ablation_table5"]
     command += ["--variants", "gatera", "--seeds", str(trials), "--workers", str(workers)]
-    command += ["--set", f"train.max_steps={steps}", "--set", f"train.val_every={steps}"]
+    command += ["--set", f"train.max_steps={steps}", "--set", f"train.validation_every={steps}"]
     command += ["--set", "eval.limit=20", "--store", str(store)]
     command += ["--report-dir", str(folder / "reports")]
     began = time.time()

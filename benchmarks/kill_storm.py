@@ -248,7 +248,7 @@ STEPS, EVERY = 160, 10
 STUDY = (
     *("ablation_table5", "--seeds", "4", "--variants", "hira,static_gate,gatera"),
     *("--set", f"train.max_steps={STEPS}", "--set", f"train.checkpoint_every={EVERY}"),
-    *("--set", "train.val_every=40", "--set", "eval.limit=50"),
+    *("--set", "train.validation_every=40", "--set", "eval.limit=50"),
     *("--workers", "2", "--max-attempts", "1000"),
 )
 

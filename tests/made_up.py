@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from gatera.studies.attempts import AttemptRecord, write_record
 from gatera.studies.files import file_sha256
 from gatera.studies.store import Store
 from gatera.training.code import scoring_code, training_code
@@ -126,6 +127,23 @@ def make_trained(trial: Trial, attempt: int, folder: Path) -> Trained:
         provenance=make_training(trial),
         measured={"train_seconds": 1.0, "validation_seconds": 0.5},
     )
+
+
+def note_end(
+    store: Store,
+    key: str,
+    attempt: int,
+    ended: str,
+    message: str = "",
+    log_tail: str = "",
+    **fields,
+) -> AttemptRecord:
+    """Record how an attempt ended, and return the record."""
+    record = AttemptRecord(attempt, ended, message=message, log_tail=log_tail, **fields)
+    folder = store.attempt_folder(key, attempt)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_record(folder, record)
+    return record
 
 
 def commit_result(

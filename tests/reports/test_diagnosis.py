@@ -1,7 +1,7 @@
 """Each failure signature is found where it is planted; a healthy row has none."""
 
 import pytest
-from made_up import CODE, commit_result, make_result
+from made_up import commit_result, make_result, note_end
 
 from gatera.reports.diagnosis import diagnose
 from gatera.reports.markdown import markdown
@@ -9,7 +9,6 @@ from gatera.reports.records import Curves, RowRecord, TrialRecord, TuningRecord
 from gatera.reports.tables import build_table
 from gatera.reports.values import json_rows
 from gatera.studies.gather import gather
-from gatera.studies.store import Failure
 
 HEALTHY = {"mean": 0.6, "share_below_0.1": 0.3, "share_above_0.9": 0.5, "entropy": 0.2}
 
@@ -94,12 +93,12 @@ def test_a_tuning_edge_is_named():
     assert kinds(row_of(tuning=edge)) == ["tuning_edge"]
 
 
-@pytest.mark.parametrize("field", ["truncated_train_items", "truncated_test_items"])
-def test_cut_sequences_are_named(plan, field):
+@pytest.mark.parametrize("part", ["training", "scoring"])
+def test_cut_sequences_are_named(plan, part):
     trial = plan.trials_of("gatera")[0]
-    whole = TrialRecord(0, "done", make_result(trial, 0.8, **{field: 0}))
+    whole = TrialRecord(0, "done", make_result(trial, 0.8, **{part: {"truncated_items": 0}}))
     assert kinds(row_of(whole)) == []
-    cut = TrialRecord(0, "done", make_result(trial, 0.8, **{field: 3}))
+    cut = TrialRecord(0, "done", make_result(trial, 0.8, **{part: {"truncated_items": 3}}))
     assert kinds(row_of(whole, cut)) == ["truncated"]
 
 
@@ -114,10 +113,10 @@ def test_findings_stand_beside_their_row_in_the_report(store, plan):
     for attempt in (1, 2):
         key = plan.trials_of("hira")[1].key
         store.claim(key, {}).release()
-        store.write_failure(key, Failure(attempt, "not_finite", "train/loss is nan", ""))
+        note_end(store, key, attempt, "not_finite", "train/loss is nan", "")
     for trial in plan.trials_of("gatera"):
         commit_result(store, trial, 0.75)
-    table = build_table(gather(store, plan, code_sha256=CODE))
+    table = build_table(gather(store, plan))
     text = markdown(table)
     line = next(line for line in text.splitlines() if line.startswith("| hira |"))
     assert line.endswith("| diverged, untrained, no_keyword |")

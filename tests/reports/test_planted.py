@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from made_up import CODE, commit_result
+from made_up import commit_result
 
 from gatera.reports.tables import build_table
 from gatera.reports.write import write_report
@@ -35,7 +35,7 @@ def fill(folder, study, *, seed, truth=TRUTH):
             chance = 1 / (1 + np.exp(-level - difficulty[task]))
             answers[task] = (generator.random(ITEMS) < chance).tolist()
         commit_result(store, trial, 0.0, answers=answers)
-    return gather(store, plan, code_sha256=CODE)
+    return gather(store, plan)
 
 
 @pytest.fixture(scope="module")

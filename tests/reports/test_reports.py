@@ -6,7 +6,7 @@ import re
 import shutil
 
 import pytest
-from made_up import CODE, commit_result
+from made_up import commit_result, note_end
 
 from gatera.errors import InputError
 from gatera.reports.figures import draw_differences
@@ -20,7 +20,7 @@ from gatera.reports.write import write_report
 from gatera.studies import Variant
 from gatera.studies.gather import gather
 from gatera.studies.plan import Request, make_plan
-from gatera.studies.store import Failure, Store
+from gatera.studies.store import Store
 
 SCORES = {
     "frozen": [0.1],
@@ -41,7 +41,7 @@ def filled(store, plan):
 
 @pytest.fixture
 def record(filled, plan):
-    return gather(filled, plan, code_sha256=CODE)
+    return gather(filled, plan)
 
 
 def test_the_rows_hold_means_differences_and_verdicts(record):
@@ -78,7 +78,7 @@ def test_the_markdown_says_what_the_numbers_are(record):
     assert cells[14:] == ["10.0 s", "256 MiB", "seeds_scatter"]
     assert "gatera (reference)" in text
     assert "| gatera | 0.250 | 50.00 | 12.50 | 0.375 | 0.250 | 0.250 |" in text
-    assert f"code_sha256: {CODE[:16]}" in text
+    assert "- code: frozen " in text
     # By hand: the larger spread of the two is that of 0.01, 0.01 and -0.01; at three seeds 80 %
     # power takes 3.264 of it.
     found = re.search(r"a difference of (\d+\.\d\d) points or more is found with 80 %", text)
@@ -211,15 +211,15 @@ def test_a_missing_trial_is_a_dash_with_its_reason(store, plan):
     for attempt in (1, 2):
         store.claim(trial.key, {}).release()
         log = 'File "/home/me/my work/model.py", line 3\n\nValueError: it broke\n'
-        store.write_failure(trial.key, Failure(attempt, "bug", "hira, seed 0: it broke", log))
+        note_end(store, trial.key, attempt, "bug", "hira, seed 0: it broke", log)
     commit_result(store, plan.trials_of("gatera")[0], 0.5)
-    text = markdown(build_table(gather(store, plan, code_sha256=CODE)))
+    text = markdown(build_table(gather(store, plan)))
     line = next(line for line in text.splitlines() if line.startswith("| hira |"))
     assert line.startswith("| hira | 0/3 | — | — |")
     ends = 'its log ends: File "model.py", line 3 / ValueError: it broke'
     assert f"- hira, seed 0: failed: hira, seed 0: it broke ({ends})" in text
     assert "- hira, seed 1: has not run" in text
-    typeset = latex(build_table(gather(store, plan, code_sha256=CODE)))
+    typeset = latex(build_table(gather(store, plan)))
     assert r"{\footnotesize hira, seed 1: has not run.\par}" in typeset
     assert "hira & 0/3 & --- & ---" in typeset
 
@@ -227,15 +227,16 @@ def test_a_missing_trial_is_a_dash_with_its_reason(store, plan):
 def test_one_seed_gives_a_difference_and_no_test(store, plan):
     commit_result(store, plan.trials_of("hira")[0], 0.5)
     commit_result(store, plan.trials_of("gatera")[0], 0.75)
-    text = markdown(build_table(gather(store, plan, code_sha256=CODE)))
+    text = markdown(build_table(gather(store, plan)))
     line = next(line for line in text.splitlines() if line.startswith("| hira |"))
     verdict = "one seed: no test over seeds; these two runs: McNemar p < 0.001"
     assert f"| -25.00 [—] (1 of 3 seeds) | {verdict} |" in line
     assert "It says nothing of other seeds" in text
 
 
-def test_stale_results_are_never_shown_as_current(filled, plan):
-    text = markdown(build_table(gather(filled, plan, code_sha256="other" * 10)))
+def test_stale_results_are_never_shown_as_current(filled, plan, monkeypatch):
+    monkeypatch.setattr("gatera.studies.store.scoring_code", lambda config: {"a.py": "new"})
+    text = markdown(build_table(gather(filled, plan)))
     assert "55.00" not in text
     assert "`run --retry stale` runs it again" in text
 
@@ -243,12 +244,12 @@ def test_stale_results_are_never_shown_as_current(filled, plan):
 def test_results_that_were_made_differently_are_refused(store, plan, tmp_path):
     commit_result(store, plan.trials_of("hira")[0], 0.5)
     commit_result(store, plan.trials_of("gatera")[0], 0.75, versions={"torch": "2.12.0"})
-    record = gather(store, plan, code_sha256=CODE)
-    with pytest.raises(InputError, match=r"versions — .*2\.13\.0.*hira/seed0.*2\.12\.0.*gatera"):
+    record = gather(store, plan)
+    with pytest.raises(InputError, match=r"versions of training — .*2\.13\.0.*hira/seed0.*2\.12\.0.*gatera"):
         write_report(record, tmp_path / "reports")
     assert not (tmp_path / "reports").exists()
     mixed = write_report(record, tmp_path / "reports", allow_mixed=True)
-    assert "the rows were not made alike (versions)" in mixed.markdown
+    assert "the rows were not made alike (versions of training)" in mixed.markdown
 
 
 def test_what_a_row_declares_to_change_may_differ_and_nothing_else_may(store, study):
@@ -257,22 +258,22 @@ def test_what_a_row_declares_to_change_may_differ_and_nothing_else_may(store, st
     plan = make_plan(dataclasses.replace(study, study=stated), Request())
     commit_result(store, plan.trials_of("all_tokens")[0], 0.5)
     commit_result(store, plan.trials_of("gatera")[0], 0.75)
-    record = gather(store, plan, code_sha256=CODE)
-    assert {result.provenance["loss_mask"] for result in record.results} == {"all", "answer"}
+    record = gather(store, plan)
+    assert {result.parts["training"]["loss_mask"] for result in record.results} == {"all", "answer"}
     refuse_mixed(record)
     undeclared = dataclasses.replace(
         record, rows=tuple(dataclasses.replace(row, changes={}) for row in record.rows)
     )
-    with pytest.raises(InputError, match=r"loss_mask — .*all: all_tokens/seed0"):
+    with pytest.raises(InputError, match=r"loss_mask of training — .*all: all_tokens/seed0"):
         refuse_mixed(undeclared)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("code_sha256", "d" * 64),
         ("versions", {"torch": "2.12.0"}),
         ("device", "cuda"),
+        ("processor", "AVX2"),
         ("dtype", "bfloat16"),
         ("threads", 8),
         ("loss_mask", "all"),
@@ -282,30 +283,29 @@ def test_every_compared_field_is_refused_where_it_differs(record, field, value):
     assert field in COMPARED
     *others, last = record.rows
     trial = last.trials[0]
-    provenance = {**trial.result.provenance, field: value}
+    training = {**trial.result.parts["training"], field: value}
+    provenance = {**trial.result.provenance, "training": training}
     changed = dataclasses.replace(trial.result, provenance=provenance)
     trials = (dataclasses.replace(trial, result=changed), *last.trials[1:])
     rows = (*others, dataclasses.replace(last, trials=trials))
-    with pytest.raises(InputError, match=f"cannot stand in one table: {field} — .*gatera/seed0"):
+    with pytest.raises(InputError, match=f"cannot stand in one table: {field} of .*gatera/seed0"):
         refuse_mixed(dataclasses.replace(record, rows=rows))
     # Settings that were chosen elsewhere are no better than seeds that ran there.
     tuning = TuningRecord(1, {}, results=(changed,))
     rows = (*others, dataclasses.replace(last, tuning=tuning))
-    with pytest.raises(InputError, match=f"one table: {field} — .*gatera/tuning0"):
+    with pytest.raises(InputError, match=f"one table: {field} of .*gatera/tuning0"):
         refuse_mixed(dataclasses.replace(record, rows=rows))
     assert set(COMPARED) == {
-        *("code_sha256", "versions", "device", "dtype", "threads", "loss_mask")
+        *("versions", "device", "processor", "dtype", "threads", "loss_mask")
     }
 
 
 def test_rows_that_read_different_files_are_refused_unless_they_declare_it(store, plan):
-    mine, other = (
-        {**plan.trials_of("gatera")[0].identities, "sources": {"eval.knowledge": sha * 64}}
-        for sha in "ab"
-    )
-    commit_result(store, plan.trials_of("hira")[0], 0.5, identities=mine)
-    commit_result(store, plan.trials_of("gatera")[0], 0.75, identities=other)
-    record = gather(store, plan, code_sha256=CODE)
+    for variant, score, sha in (("hira", 0.5, "a"), ("gatera", 0.75, "b")):
+        trial = plan.trials_of(variant)[0]
+        identities = {**trial.identities, "sources": {"eval.knowledge": sha * 64}}
+        commit_result(store, trial, score, scoring={"identities": identities})
+    record = gather(store, plan)
     with pytest.raises(InputError, match=r"eval\.knowledge — a+: hira/seed0 \| b+: gatera/seed0"):
         refuse_mixed(record)
     text = markdown(build_table(record))
@@ -319,7 +319,7 @@ def test_holm_decides_over_all_rows(store, plan):
         for place, trial in enumerate(plan.trials_of(variant)):
             shift = sign * (0.02 + (place - 1) * 0.00614)
             commit_result(store, trial, base[place] + shift)
-    table = build_table(gather(store, plan, code_sha256=CODE))
+    table = build_table(gather(store, plan))
     for row in json_rows(table)[1:3]:
         assert row["difference"]["p"] == pytest.approx(0.03, abs=0.001)
         assert row["difference"]["adjusted_p"] == pytest.approx(2 * row["difference"]["p"])
@@ -339,8 +339,8 @@ def test_seeds_that_diverged_leave_no_verdict_and_no_doubt_over_what_is_compared
             for attempt in (1, 2):
                 store.claim(trial.key, {}).release()
                 kind = "bug" if variant == "static_gate" else "not_finite"
-                store.write_failure(trial.key, Failure(attempt, kind, "it ended", ""))
-    table = build_table(gather(store, plan, code_sha256=CODE))
+                note_end(store, trial.key, attempt, kind, "it ended", "")
+    table = build_table(gather(store, plan))
     text = markdown(table)
     hira = next(line for line in text.splitlines() if line.startswith("| hira |"))
     # Of the seeds that did not diverge alone it would be resolved: -0.04 and -0.0399.
@@ -357,7 +357,7 @@ def test_differences_without_spread_are_shown_and_not_tested(store, plan):
     for variant, score in (("hira", 0.5), ("gatera", 0.75)):
         for trial in plan.trials_of(variant)[:2]:
             commit_result(store, trial, score)
-    text = markdown(build_table(gather(store, plan, code_sha256=CODE)))
+    text = markdown(build_table(gather(store, plan)))
     assert "| -25.00 [—] (2 of 3 seeds) | no spread among seeds: no test |" in text
 
 
@@ -378,22 +378,22 @@ def test_results_of_other_data_backbones_or_templates_are_refused(store, plan, p
     commit_result(store, plan.trials_of("hira")[0], 0.5)
     commit_result(store, plan.trials_of("gatera")[0], 0.75, identities=other)
     with pytest.raises(InputError, match=f"{said}.*hira/seed0.*{'0' * 64}.*gatera/seed0"):
-        refuse_mixed(gather(store, plan, code_sha256=CODE))
+        refuse_mixed(gather(store, plan))
 
 
 def test_a_copied_store_gives_the_same_bytes(filled, plan, tmp_path):
     copy = shutil.copytree(filled.folder, tmp_path / "elsewhere" / "copy")
     files = []
     for place, store in enumerate((filled, Store(copy))):
-        record = gather(store, plan, code_sha256=CODE)
+        record = gather(store, plan)
         files.append(write_report(record, tmp_path / f"reports{place}").files)
     assert len(files[0]) == 5
     assert [p.read_bytes() for p in files[0]] == [p.read_bytes() for p in files[1]]
 
 
 def test_a_study_file_that_changed_since_is_said_to_have(filled, plan):
-    unchanged = gather(filled, plan, code_sha256=CODE, study_sha256=plan.study_sha256)
-    changed = gather(filled, plan, code_sha256=CODE, study_sha256="0" * 64)
+    unchanged = gather(filled, plan, study_sha256=plan.study_sha256)
+    changed = gather(filled, plan, study_sha256="0" * 64)
     assert "the study file has changed" not in markdown(build_table(unchanged))
     assert "- the study file has changed since `run`" in markdown(build_table(changed))
 
@@ -401,7 +401,7 @@ def test_a_study_file_that_changed_since_is_said_to_have(filled, plan):
 def test_predictions_that_are_not_the_results_own_are_not_used(filled, plan):
     trial = plan.trials_of("hira")[1]
     filled.predictions_path(trial.key, 1).write_bytes(b"other")
-    record = gather(filled, plan, code_sha256=CODE)
+    record = gather(filled, plan)
     hira = record.rows[1]
     assert [t.result is None for t in hira.trials] == [False, True, False]
     text = markdown(build_table(record))
@@ -416,7 +416,7 @@ def test_knowledge_kept_is_a_column_with_its_interval(store, plan):
     for trial, loss in zip(plan.trials_of("gatera"), (1.5, 1.75, 1.4), strict=True):
         losses = {"knowledge/loss": loss, "knowledge/loss_before": 1.25}
         commit_result(store, trial, 0.5, metrics=losses)
-    table = build_table(gather(store, plan, code_sha256=CODE))
+    table = build_table(gather(store, plan))
     text = markdown(table)
     assert "| held-out loss, change [95 %] |" in text
     # By hand: changes 0.25, 0.5, 0.15; mean 0.3, SD 0.1803, t(2) = 4.303.
@@ -461,7 +461,7 @@ def test_an_interval_beyond_what_can_be_is_said_to_fit_badly(store, plan, hira, 
     for variant, scores in (SCORES | {"hira": hira}).items():
         for trial, score in zip(plan.trials_of(variant), scores, strict=True):
             commit_result(store, trial, score)
-    table = build_table(gather(store, plan, code_sha256=CODE))
+    table = build_table(gather(store, plan))
     assert (table.row("hira").comparison.difference.low < -1) == said
     assert ("No difference can be above 100 points" in markdown(table)) == said
 
@@ -518,7 +518,7 @@ def test_published_tables_name_variants_of_the_shipped_studies():
 def test_hard_gates_say_what_share_of_the_tokens_was_skipped(store, plan):
     for trial in plan.trials:
         commit_result(store, trial, 0.5, gates={"share_skipped": 0.4375})
-    lines = markdown(build_table(gather(store, plan, code_sha256=CODE))).splitlines()
+    lines = markdown(build_table(gather(store, plan))).splitlines()
     header = next(line for line in lines if "below 0.1" in line)
     assert [cell.strip() for cell in header.split("|")][-2] == "skipped"
     gated = next(line for line in lines[lines.index(header) :] if line.startswith("| gatera"))

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from made_up import CODE, commit_result
-from made_up_work import fit, start_run, start_worker
+from made_up import commit_result
+from made_up_work import start_run, start_worker
 from processes import running
 
 from gatera.studies.store import Store
@@ -115,7 +115,7 @@ def test_a_trial_that_is_given_up_while_a_worker_looks_is_taken_all_the_same(
 
     monkeypatch.setattr(Store, "claim", claim)
     options = {"stems": (), "max_attempts": None, "claim_timeout": 60.0}
-    work(store.folder, worker="me", fit=fit, preload=(), **options)
+    work(store.folder, worker="me", runs="made_up_work", preload=(), **options)
     assert tries == [one_trial.key] * 2
     assert store.has_result(one_trial.key)
 
@@ -128,7 +128,7 @@ def test_a_hanging_trial_is_ended_by_its_own_worker_and_run_again(store, one_tri
     assert worker.returncode == 0
     assert store.result(key).attempt == 2
     (failure,) = store.failures(key)
-    assert (failure.kind, failure.message) == (
+    assert (failure.ended, failure.message) == (
         "killed",
         "static_gate, seed 2: made no progress for 6 s",
     )
@@ -142,8 +142,8 @@ def test_sigterm_releases_the_trial_and_what_follows_resumes_it(store, one_trial
     worker.send_signal(signal.SIGTERM)
     end_of(worker)
     assert worker.returncode == 143
-    assert store.failure(key, 1).kind == "interrupted"
-    assert store.status(one_trial, code_sha256=CODE).state == "waiting"
+    assert store.record(key, 1).ended == "interrupted"
+    assert store.status(one_trial).state == "waiting"
     end_of(begun(start_worker(store, steps=12)))
     assert store.result(key).attempt == 2
     assert steps_of(store, key, 2)[0] > 1
@@ -158,7 +158,7 @@ def test_sigterm_to_the_whole_group_lets_the_trial_save(store, one_trial, begun,
     end_of(worker)
     assert worker.returncode == 143
     assert saved.exists()
-    assert store.failure(key, 1).kind == "interrupted"
+    assert store.record(key, 1).ended == "interrupted"
 
 
 @with_every_start_method
@@ -170,7 +170,7 @@ def test_a_worker_that_is_asked_to_end_before_its_trial_runs_counts_nothing(
     worker.send_signal(signal.SIGTERM)
     end_of(worker)
     assert worker.returncode == 143
-    assert store.failure(one_trial.key, 1).kind == "interrupted"
+    assert store.record(one_trial.key, 1).ended == "interrupted"
     assert not store.is_live(one_trial.key, 1)
 
 
@@ -192,10 +192,10 @@ def test_a_worker_that_waits_for_others_ends_at_once_when_asked(store, one_trial
     claim.release()
 
 
-@pytest.mark.parametrize(("step", "kind"), [(1, "killed"), (3, "interrupted")])
+@pytest.mark.parametrize(("step", "saved"), [(1, 0), (3, 2)])
 @with_every_start_method
 def test_a_killed_worker_counts_against_its_trial_unless_it_advanced(
-    store, one_trial, begun, step, kind
+    store, one_trial, begun, step, saved
 ):
     key = one_trial.key
     worker = begun(start_worker(store, steps=step + 1, hanging_attempt=1, hangs_after=step))
@@ -203,9 +203,14 @@ def test_a_killed_worker_counts_against_its_trial_unless_it_advanced(
     os.kill(worker.pid, signal.SIGKILL)
     end_of(begun(start_worker(store)))
     assert store.result(key).attempt == 2
-    failure = store.failure(key, 1)
-    assert (failure.kind, failure.message) == (kind, "static_gate, seed 2: ended with its worker")
-    assert len(store.failures(key)) == (kind == "killed")
+    record = store.record(key, 1)
+    assert (record.ended, record.message) == (
+        "killed",
+        "static_gate, seed 2: ended with its worker",
+    )
+    assert (record.steps, record.answers) == (saved, 0)
+    assert 0 < record.seconds < 60  # as its metrics.jsonl says
+    assert len(store.failures(key)) == (saved == 0)
 
 
 def test_a_worker_started_again_under_its_name_gives_up_its_old_claim(
@@ -245,9 +250,9 @@ def test_a_pruned_trial_stops_and_is_left_alone(store, one_trial, begun):
     store.prune(key, 2)
     end_of(worker)
     assert worker.returncode == 0
-    assert store.status(one_trial, code_sha256=CODE).state == "pruned"
+    assert store.status(one_trial).state == "pruned"
     assert step_of(store, key, 1) < 100
-    assert store.failure(key, 1) is None
+    assert store.record(key, 1).ended == "pruned"
     assert store.newest_attempt(key) == 1
 
 
@@ -287,7 +292,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(tracked, one_trial, begun):
     end_of(run)
     assert run.returncode == 130
     assert workers_of(store) == []
-    assert store.failure(one_trial.key, 1).kind == "interrupted"
+    assert store.record(one_trial.key, 1).ended == "interrupted"
 
 
 def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
@@ -345,4 +350,4 @@ def test_where_there_is_a_gpu_no_trial_is_a_fork_of_what_may_have_started_it(
     if start_method == "spawn":
         assert store.result(key).attempt == 1
     else:  # what would happen
-        assert "cannot start the device again in a fork" in store.failure(key, 1).message
+        assert "cannot start the device again in a fork" in store.record(key, 1).message

@@ -1,10 +1,9 @@
 import sys
 import time
 
-from gatera.studies.gpus import may_use_gpu, visible_gpus
-
 from gatera.studies import gpus
 from gatera.studies.launch.local import LocalLauncher
+from gatera.training.gpus import may_use_gpu, visible_gpus
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 

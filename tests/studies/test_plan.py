@@ -2,7 +2,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from made_up import CODE, commit_result
+from made_up import commit_result
 
 from gatera.errors import InputError
 from gatera.reports.tables import measured_spread
@@ -131,7 +131,7 @@ def test_the_detectable_difference_rests_on_the_studys_own_spread_once_there_is_
     for variant, found in scores.items():
         for trial, score in zip(plan.trials_of(variant), found, strict=True):
             commit_result(store, trial, score)
-    spread = measured_spread(gather(store, plan, code_sha256=CODE))
+    spread = measured_spread(gather(store, plan))
     measured = expected_detectable_difference(plan, spread)
     assert measured["sd_of_differences"] == pytest.approx(0.1)
     assert measured["difference"] == pytest.approx(0.1 * 3.264, rel=1e-3)

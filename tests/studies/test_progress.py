@@ -4,7 +4,7 @@ import os
 import random
 
 import pytest
-from made_up import CODE, commit_result
+from made_up import commit_result, note_end
 
 from gatera.studies.progress import (
     duration,
@@ -14,11 +14,10 @@ from gatera.studies.progress import (
     whole_line,
     worker_lines,
 )
-from gatera.studies.store import Failure
 
 
 def snapshot_of(store, plan):
-    return take_snapshot(store, plan, code_sha256=CODE)
+    return take_snapshot(store, plan)
 
 
 def test_counts_name_every_state(store, plan):
@@ -111,7 +110,7 @@ def test_a_failure_shows_its_reason_and_its_log(store, plan):
     trial = plan.trials_of("gatera")[0]
     for attempt in (1, 2):
         store.claim(trial.key, {"pid": os.getpid()}).release()
-        store.write_failure(trial.key, Failure(attempt, "bug", "gatera, seed 0: it broke", "a\nb"))
+        note_end(store, trial.key, attempt, "bug", "gatera, seed 0: it broke", "a\nb")
     lines = failure_lines(snapshot_of(store, plan))
     assert lines == ["failed (bug, attempt 2): gatera, seed 0: it broke", "    a", "    b"]
 

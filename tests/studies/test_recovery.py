@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up import CODE, commit_result
+from made_up import commit_result
 from made_up_work import run_here
 from test_schedule import optuna_trials
 from views import content
@@ -148,7 +148,7 @@ def crew_of(store, plan, launcher, *, workers=2):
 
 def tend(crew, store, plan):
     crew.look()
-    crew.tend(take_snapshot(store, plan, code_sha256=CODE))
+    crew.tend(take_snapshot(store, plan))
 
 
 def test_workers_are_started_once_and_replaced_when_they_die(store, plan):

@@ -2,12 +2,11 @@ import dataclasses
 import json
 
 import optuna
-from made_up import commit_result
+from made_up import commit_result, note_end
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from gatera.studies import schedule
-from gatera.studies.store import Failure
 
 COMPLETE, RUNNING, FAIL, PRUNED = (
     optuna.trial.TrialState[name] for name in ("COMPLETE", "RUNNING", "FAIL", "PRUNED")
@@ -42,7 +41,7 @@ def test_a_failed_trial_that_then_succeeds_is_told_anew(store, plan):
     key = plan.trials[0].key
     for attempt in (1, 2):
         store.claim(key, {}).release()
-        store.write_failure(key, Failure(attempt, "bug", "it broke", ""))
+        note_end(store, key, attempt, "bug", "it broke", "")
     schedule.sync(store, [plan])
     assert optuna_trials(store)[0].state == FAIL
     commit_result(store, plan.trials[0], 0.5)

@@ -194,7 +194,7 @@ def test_a_cancelled_job_and_a_dead_node_leave_the_table_complete(cluster, start
     cluster.ask("scancel", first[0])
     # The job leaves the list before its processes hear of it; a node that dies between, with its
     # daemons alone, would leave them at work.
-    wait_for(lambda: any(store.failure(trial.key, 1) for trial in plan.trials))
+    wait_for(lambda: any(store.record(trial.key, 1) for trial in plan.trials))
     wait_for(lambda: first[0] not in cluster.jobs() and len(running_steps(store, plan)) == 2)
     cluster.kill_node()
     time.sleep(2)
@@ -205,7 +205,12 @@ def test_a_cancelled_job_and_a_dead_node_leave_the_table_complete(cluster, start
     report = (store.folder.parent / "reports" / "made_up.tiny.md").read_text()
     assert "| gatera (reference) | 3 |" in report
     assert "has not run" not in report
-    kinds = {f.kind for t in plan.trials for n in (1, 2) if (f := store.failure(t.key, n))}
+    kinds = {
+        f.ended
+        for t in plan.trials
+        for n in (1, 2)
+        if (f := store.record(t.key, n)) and f.ended != "finished"
+    }
     assert kinds <= {"interrupted", "killed"}
     assert kinds
     assert not cluster.jobs("R")
@@ -221,8 +226,9 @@ def test_a_preempted_job_saves_its_trial_and_is_queued_again(cluster, started, p
     assert run.returncode == 0, said
     assert json.loads(counts)["done"] == 10
     attempts = [(t.key, n) for t in plan.trials for n in store.attempts(t.key)]
-    interrupted = [(k, n) for k, n in attempts if (f := store.failure(k, n)) and f.kind]
-    assert [store.failure(*each).kind for each in interrupted] == ["interrupted"]
+    found = [store.record(*each) for each in attempts]
+    ends = [record.ended for record in found if record is not None]
+    assert [each for each in ends if each != "finished"] == ["interrupted"]
     ((key, attempt),) = interrupted
     assert store.owner(key, attempt)["worker"] == job
     assert "Restarts=1" in cluster.ask("scontrol", "show", "job", job)

@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not ROOT, reason="GATERA_DATA_ROOT names no benchmark files"),
 ]
-SHORT = ["train.max_steps=2", "train.batch_size=4", "eval.limit=4", "data.validation_items=8"]
+SHORT = ["train.max_steps=2", "train.batch_size=4", "eval.limit=4", "train.validation_items=8"]
 
 
 def run_small(folder: Path, *options: str) -> dict:

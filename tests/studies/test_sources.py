@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from gatera.studies.settings import parse_overrides
 
 from gatera.errors import InputError
 from gatera.studies import catalog
+from gatera.studies.configuration import parse_overrides
 from gatera.studies.plan import Plan, Request, make_plan
 
 GATE = '''\

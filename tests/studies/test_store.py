@@ -7,11 +7,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from made_up import CODE, commit_result, make_result
+from made_up import commit_result, make_result, note_end
 
 from gatera.errors import InputError
 from gatera.studies.files import file_sha256
-from gatera.studies.store import Failure, Store
+from gatera.studies.store import Store
 from gatera.training.files import checkpoint_name
 
 OWNER = {"worker": "w", "host": "h", "pid": 1, "claimed_at": 0.0}
@@ -19,7 +19,10 @@ OWNER = {"worker": "w", "host": "h", "pid": 1, "claimed_at": 0.0}
 
 def test_a_store_of_another_format_is_refused_and_left_alone(tmp_path):
     (tmp_path / "format.json").write_text('{"format": 99}\n')
-    with pytest.raises(InputError, match="has format 99, this gatera reads format 1"):
+    with pytest.raises(InputError, match="has format 99, this gatera reads format 2"):
+        Store(tmp_path, create=True)
+    (tmp_path / "format.json").write_text('{"format": 1}\n')
+    with pytest.raises(InputError, match=r"made by an earlier gatera .* name another folder"):
         Store(tmp_path, create=True)
     assert [path.name for path in tmp_path.iterdir()] == ["format.json"]
 
@@ -172,7 +175,7 @@ def test_a_damaged_result_is_noticed_and_its_trial_runs_again(store, plan, file,
     assert store.has_result(trial.key)
     damage(store.trial_folder(trial.key) / file)
     assert store.damage(trial.key).endswith(said)
-    assert store.status(trial, code_sha256=CODE).state == "waiting"
+    assert store.status(trial).state == "waiting"
     again = commit_result(store, trial, 0.5)
     assert again.attempt == 2
     assert dataclasses.replace(again, attempt=1) == first
@@ -198,22 +201,32 @@ def test_a_store_that_may_only_be_read_can_be_looked_at(store, plan):
     trial = plan.trials[1]
     claim = store.claim(trial.key, OWNER)
     (store.trial_folder(trial.key) / "claim.1").chmod(0o444)
-    assert store.status(trial, code_sha256=CODE).state == "running"
+    assert store.status(trial).state == "running"
     claim.release()
-    assert store.status(trial, code_sha256=CODE).state == "waiting"
+    assert store.status(trial).state == "waiting"
 
 
-def test_an_attempt_advances_by_a_checkpoint_beyond_the_earlier_ones(store, plan):
-    key = plan.trials[1].key
+def test_an_attempt_advances_by_what_it_adds_to_the_earlier_ones(store, plan):
+    trial = plan.trials[1]
+    key = trial.key
     for attempt, steps in ((1, (20, 40)), (2, (40,)), (3, (60,)), (4, ())):
         store.claim(key, OWNER).release()
         folder = store.attempt_folder(key, attempt) / "checkpoints"
         folder.mkdir()
         for step in steps:
             (folder / checkpoint_name(step, "f" * 64)).touch()
-    assert [store.has_advanced(key, n) for n in (1, 2, 3, 4)] == [True, False, True, False]
-    (store.attempt_folder(key, 4) / "answers.jsonl").write_text("{}\n")
-    assert store.has_advanced(key, 4)
+    old, new = ({"of": "w", "task": "t", "outputs": {p: ""}} for p in ("10", "9"))
+    for attempt, lines in ((3, [old]), (4, [old]), (5, [old, new])):
+        folder = store.attempt_folder(key, attempt)
+        folder.mkdir(exist_ok=True)
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / "answers.jsonl").write_text(text)
+    store.claim(key, OWNER).release()
+    for attempt in range(1, 6):
+        store.end_attempt(trial, attempt, "killed")
+    assert [r.steps for r in store.records(key)] == [40, 0, 20, 0, 0]
+    assert [r.answers for r in store.records(key)] == [0, 0, 1, 0, 1]
+    assert [r.failed for r in store.records(key)] == [False, True, False, True, False]
 
 
 def test_lines_that_cannot_be_read_are_passed_over(store, plan):
@@ -231,29 +244,32 @@ def test_a_pruned_trial_is_neither_failed_nor_waiting(store, plan):
     trial = plan.trials[1]
     claim = store.claim(trial.key, OWNER)
     store.prune(trial.key, 80)
-    assert store.status(trial, code_sha256=CODE).state == "running"  # until its next step
+    assert store.status(trial).state == "running"  # until its next step
     claim.release()
-    assert store.status(trial, code_sha256=CODE).state == "pruned"
+    assert store.status(trial).state == "pruned"
 
 
-def test_status_follows_a_trial_through_its_life(store, plan):
+def test_status_follows_a_trial_through_its_life(store, plan, monkeypatch):
     trial = plan.trials[1]
 
-    def state(code=CODE):
-        return store.status(trial, code_sha256=code).state
+    def state():
+        return store.status(trial).state
 
     assert state() == "waiting"
     claim = store.claim(trial.key, OWNER)
     metrics = store.attempt_folder(trial.key, 1) / "metrics.jsonl"
     metrics.write_text('{"phase": "train", "step": 3}\n{"phase": "train", "st')
-    status = store.status(trial, code_sha256=CODE)
+    status = store.status(trial)
     assert (status.state, status.owner) == ("running", OWNER)
     assert status.progress == {"phase": "train", "step": 3}
     claim.release()
     assert state() == "waiting"
     commit_result(store, trial, 0.5)
     assert state() == "done"
-    assert state(code="d" * 64) == "stale"
+    monkeypatch.setattr("gatera.studies.store.training_code", lambda config: {"a.py": "new"})
+    status = store.status(trial)
+    assert status.state == "stale"
+    assert status.reason.startswith("stale: a.py, gatera/")
     store.retire_result(trial.key, "old")
     assert state() == "waiting"
 
@@ -263,13 +279,13 @@ def test_a_trial_fails_after_its_kinds_limit_and_can_be_forgiven(store, plan):
     for attempt in (1, 2):
         assert not store.has_failed(trial.key, None)
         store.claim(trial.key, OWNER).release()
-        store.write_failure(trial.key, Failure(attempt, "bug", "it broke", "the log"))
+        note_end(store, trial.key, attempt, "bug", "it broke", "the log")
     assert store.has_failed(trial.key, None)
     assert not store.has_failed(trial.key, 3)
-    status = store.status(trial, code_sha256=CODE)
-    assert (status.state, status.failure) == ("failed", Failure(2, "bug", "it broke", "the log"))
+    status = store.status(trial)
+    assert (status.state, status.failure.attempt, status.reason) == ("failed", 2, "it broke")
     store.forgive_failures(trial.key)
-    assert store.status(trial, code_sha256=CODE).state == "waiting"
+    assert store.status(trial).state == "waiting"
 
 
 def test_being_killed_counts_less_than_a_bug(store, plan):
@@ -277,7 +293,7 @@ def test_being_killed_counts_less_than_a_bug(store, plan):
     for attempt in range(1, 6):
         assert not store.has_failed(key, None)
         store.claim(key, OWNER).release()
-        store.write_failure(key, Failure(attempt, "killed", "killed by SIGKILL", ""))
+        note_end(store, key, attempt, "killed", "killed by SIGKILL", "")
     assert store.has_failed(key, None)
 
 
@@ -286,18 +302,9 @@ def test_what_is_nobodys_fault_does_not_count(store, plan, kind):
     key = plan.trials[1].key
     for attempt in range(1, 9):
         store.claim(key, OWNER).release()
-        store.write_failure(key, Failure(attempt, kind, "asked to end", ""))
+        note_end(store, key, attempt, kind, "asked to end", "")
     assert store.failures(key) == []
     assert not store.has_failed(key, 1)
-
-
-def test_an_attempt_resumes_only_what_the_same_code_ran(store, plan):
-    key = plan.trials[1].key
-    for code in ("old", "new", "new"):
-        claim = store.claim(key, OWNER)
-        earlier = store.note_attempt(key, claim.attempt, code)
-        claim.release()
-    assert earlier == [store.attempt_folder(key, 2)]
 
 
 def test_nothing_half_written_is_left_under_a_name(store, plan):

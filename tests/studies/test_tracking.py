@@ -4,12 +4,11 @@ import json
 import threading
 
 import pytest
-from made_up import commit_result
+from made_up import commit_result, note_end
 from mlflow.tracking import MlflowClient
 from test_schedule import optuna_trials
 
 from gatera.studies import schedule, tracking
-from gatera.studies.store import Failure
 
 
 def runs_of(store, plan):
@@ -76,7 +75,7 @@ def test_a_failed_trial_is_a_failed_run(tracked, plan):
     trial = plan.trials_of("gatera")[0]
     for attempt in (1, 2):
         tracked.claim(trial.key, {}).release()
-        tracked.write_failure(trial.key, Failure(attempt, "bug", "it broke", ""))
+        note_end(tracked, trial.key, attempt, "bug", "it broke", "")
     tracking.Tracker(tracked, plan, None).sync()
     _, _, children = runs_of(tracked, plan)
     assert [child.info.status for child in children] == ["FAILED"]
@@ -86,7 +85,7 @@ def test_a_failed_run_goes_on_with_its_trial(tracked, plan):
     trial = plan.trials_of("gatera")[0]
     for attempt in (1, 2):
         tracked.claim(trial.key, {}).release()
-        tracked.write_failure(trial.key, Failure(attempt, "bug", "it broke", ""))
+        note_end(tracked, trial.key, attempt, "bug", "it broke", "")
     tracker = tracking.Tracker(tracked, plan, None)
 
     def statuses():
@@ -106,7 +105,7 @@ def test_a_trial_fails_in_both_views_at_the_limit_that_was_asked_for(tracked, pl
     trial = plan.trials_of("gatera")[0]
     for attempt in (1, 2):
         tracked.claim(trial.key, {}).release()
-        tracked.write_failure(trial.key, Failure(attempt, "bug", "it broke", ""))
+        note_end(tracked, trial.key, attempt, "bug", "it broke", "")
     tracking.Tracker(tracked, plan, None, max_attempts=3).sync()
     assert [child.info.status for child in runs_of(tracked, plan)[2]] == ["RUNNING"]
     schedule.sync(tracked, [plan], max_attempts=3)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from made_up import CODE, commit_result
+from made_up import commit_result, note_end
 from made_up_work import merit_of, run_here, start_run
 from processes import noted
 from test_schedule import optuna_trials
@@ -24,7 +24,7 @@ from gatera.studies.catalog import LoadedStudy
 from gatera.studies.gather import gather
 from gatera.studies.plan import Plan, Request, make_plan
 from gatera.studies.progress import take_snapshot, whole_line
-from gatera.studies.store import Failure, Store
+from gatera.studies.store import Store
 from gatera.studies.tuner import Tuner
 from gatera.studies.tuning import Choice, Range, TunedRow, values_of
 
@@ -49,7 +49,7 @@ def tuned_plan():
 
 
 def tuner(store, plan, **options):
-    return Tuner(store, plan, code_sha256=CODE, **options)
+    return Tuner(store, plan, **options)
 
 
 def write_validations(store, trial, values, max_steps=40):
@@ -156,7 +156,7 @@ def test_a_tuning_trial_says_nothing_of_test_data(store, tuned_plan):
         splits = {split for files in trial.identities["data"].values() for split in files}
         assert splits == {"train"}
         assert trial.config["train"]["max_steps"] == 40
-        assert trial.config["train"]["val_every"] == 10
+        assert trial.config["train"]["validation_every"] == 10
         assert trial.seed not in (0, 1)
     assert len(keys) == 9
     assert not any(trial.is_tuning for trial in tuned_plan.trials)
@@ -215,7 +215,7 @@ def test_every_row_has_the_same_budget_and_it_alone(store, tuned_plan):
     assert {v: len(stored.trials_of(v)) for v in stored.changes} == dict.fromkeys(
         ("hira", "no_entropy", "gatera"), 6
     )
-    snapshot = take_snapshot(store, stored, code_sha256=CODE)
+    snapshot = take_snapshot(store, stored)
     assert snapshot.counts["planned"] == snapshot.counts["done"] == 18
     assert whole_line(snapshot) == "18 of 18 tuning trials done"
     assert settled is not None
@@ -342,7 +342,7 @@ def test_a_trial_that_later_results_speak_for_runs_again(store, tuned_plan):
 def fail(store, trial, kind):
     for attempt in (1, 2):
         store.claim(trial.key, {}).release()
-        store.write_failure(trial.key, Failure(attempt, kind, "it broke", ""))
+        note_end(store, trial.key, attempt, kind, "it broke", "")
 
 
 def test_a_trial_that_diverges_is_the_worst_and_no_failure_of_the_phase(store, tuned_plan):
@@ -453,7 +453,7 @@ def test_a_killed_run_tunes_on_then_runs_the_seeds_at_the_best_point(
 def test_the_report_says_how_long_tuning_trials_trained(store, stated, fixed, steps, cell):
     loaded = load(dataclasses.replace(TUNING, trials=1, steps=stated))
     settled = run_all(store, make_plan(loaded, Request(overrides=fixed)))
-    record = gather(store, settled, code_sha256=CODE)
+    record = gather(store, settled)
     assert [row.tuning.steps for row in record.rows if row.tuning] == [steps] * 3
     lines = tuning_cells(build_table(record)).lines
     assert [line[2] for line in lines] == [cell] * 3

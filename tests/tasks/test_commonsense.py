@@ -13,7 +13,7 @@ from gatera import tasks
 from gatera.errors import InputError
 from gatera.tasks import commonsense, hub
 from gatera.tasks.example import Example, content_hash
-from gatera.tasks.mixture import load_mixture
+from gatera.tasks.mixture import load_mixture, questions_also_tested
 
 FOLDERS = {
     "boolq": "boolq",
@@ -148,7 +148,10 @@ def test_test_questions_neither_train_nor_validate(tmp_path: Path) -> None:
     put(tmp_path, "boolq", "train.json", records)
     put(tmp_path, "boolq", "test.json", [record(f"QUESTION   {n}") for n in range(0, 300, 3)])
     put(tmp_path, "piqa", "test.json", [record("question 1"), record("of its own")])
-    mixture = load_mixture(["boolq"], ["boolq", "piqa"], 50, tmp_path)
+    shared = questions_also_tested(["boolq"], ["boolq", "piqa"], tmp_path)
+    assert {task: len(hashes) for task, hashes in shared.items()} == {"boolq": 100, "piqa": 1}
+    left_out = [each for hashes in shared.values() for each in hashes]
+    mixture = load_mixture(["boolq"], 50, tmp_path, left_out)
     tested = {f"question {number}" for number in range(0, 300, 3)} | {"question 1"}
     trained = {item.example.instruction for item in mixture.train}
     validated = {item.example.instruction for item in mixture.validation}
@@ -161,10 +164,11 @@ def test_test_questions_neither_train_nor_validate(tmp_path: Path) -> None:
 def test_scored_tasks_need_no_training_file(tmp_path: Path) -> None:
     put(tmp_path, "boolq", "train.json", [record(f"question {number}") for number in range(150)])
     put(tmp_path, "winogrande", "test.json", [record("w", "option1")])
-    mixture = load_mixture(["boolq"], ["winogrande"], 120, tmp_path)
+    assert questions_also_tested(["boolq"], ["winogrande"], tmp_path) == {}
+    mixture = load_mixture(["boolq"], 120, tmp_path)
     assert len(mixture.train) == 30
     with pytest.raises(InputError, match=r"validation_items is 121, but .* hold out only 120"):
-        load_mixture(["boolq"], ["winogrande"], 121, tmp_path)
+        load_mixture(["boolq"], 121, tmp_path)
 
 
 def test_a_question_of_two_training_tasks_does_not_validate_and_train(tmp_path: Path) -> None:
@@ -172,7 +176,7 @@ def test_a_question_of_two_training_tasks_does_not_validate_and_train(tmp_path: 
     put(tmp_path, "boolq", "train.json", records[:200])
     put(tmp_path, "piqa", "train.json", records)
     put(tmp_path, "boolq", "test.json", [record("t")])
-    mixture = load_mixture(["boolq", "piqa"], ["boolq"], 200, tmp_path)
+    mixture = load_mixture(["boolq", "piqa"], 200, tmp_path)
     trained = {item.example.instruction for item in mixture.train}
     assert not trained & {item.example.instruction for item in mixture.validation}
     assert mixture.dropped_items > 0

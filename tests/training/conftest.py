@@ -108,7 +108,7 @@ def make_trial(backbone_folder: Path, data_root: Path) -> Any:
             "loss_mask": "answer",
             "dtype": "float32",
             "max_tokens": 64,
-            "val_every": 4,
+            "validation_every": 4,
             "checkpoint_every": 3,
             "gradient_checkpointing": False,
         }

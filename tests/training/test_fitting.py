@@ -270,7 +270,7 @@ def test_training_learns_what_the_first_word_says(
     adapter = {"r": 12, "delta": "lora", "target_modules": "all-linear"}
     trial = make_trial(
         adapter=adapter,
-        train={"max_steps": 120, "batch_size": 16, "val_every": 60, "checkpoint_every": 100},
+        train={"max_steps": 120, "batch_size": 16, "validation_every": 60, "checkpoint_every": 100},
         eval={"limit": None},
     )
     result = fit(trial, tmp_path, data_root=data_root)

@@ -62,7 +62,7 @@ def trial(backbone_folder, root, tmp_path):
             "train.accumulation": 1,
             "train.max_tokens": 64,
             "data.train_tasks": ["boolq"],
-            "data.validation_items": 7,
+            "train.validation_items": 7,
             "eval.knowledge": None,
         },
         tuning=Tuning({"train.learning_rate": (1e-3, 1e-1, "log")}, trials=2, steps=4),
