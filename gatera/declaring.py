@@ -71,6 +71,11 @@ class Setting:
     def _adapter(self) -> TypeAdapter[Any]:
         return TypeAdapter(self.annotation)
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether a word of any kind is a value."""
+        return "text" in self.shape.kinds
+
     def typed(self, value: Any) -> Any:
         """Return `value` as the field's type has it: 0 of a real number becomes 0.0.
 

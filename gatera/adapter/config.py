@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import os
 import textwrap
 import warnings
@@ -37,12 +38,6 @@ from peft import PeftModel
 """
 
 
-def _listed(classes: Mapping[str, type | None]) -> str:
-    """Name each class with the first line of its docstring."""
-    lines = {name: (known.__doc__ or "").splitlines() for name, known in classes.items() if known}
-    return " ".join(f"{name!r}: {text[0]}" for name, text in lines.items() if text)
-
-
 class GateraPeftType(str, enum.Enum):  # noqa: UP042 (PEFT's status reads str(): "Class.NAME")
     """The key of this method in PEFT's tables.
 
@@ -56,15 +51,15 @@ class GateraPeftType(str, enum.Enum):  # noqa: UP042 (PEFT's status reads str():
 class GateraConfig(GateraFields, PeftConfig):  # type: ignore[misc]
     """Configuration of a GateRA adapter: which update, behind which gate, on which layers.
 
-        The adapted layer computes y = W0 x + g(x) · Δ(x), with Δ chosen by `delta` and g by `gate`.
+    The adapted layer computes y = W0 x + g(x) · Δ(x), with Δ chosen by `delta` and g by `gate`.
 
-        Args:
-    {arguments}
+    Args:
+        {arguments}
 
-        Raises:
-            InputError: an unknown value, or values that contradict each other.
+    Raises:
+        InputError: an unknown value, or values that contradict each other.
 
-        Source: GateRA, arXiv:2511.17582; HiRA (ICLR 2025); LoRA, arXiv:2106.09685.
+    Source: GateRA, arXiv:2511.17582; HiRA (ICLR 2025); LoRA, arXiv:2106.09685.
     """
 
     def __post_init__(self) -> None:
@@ -166,13 +161,15 @@ def _arguments() -> str:
         f"{each.name} ({each.shape.expected}): {each.meaning}" for each in fields_of(GateraFields)
     )
     return "\n".join(
-        textwrap.fill(text, 100, initial_indent=" " * 8, subsequent_indent=" " * 12)
+        textwrap.fill(text, 96, initial_indent=" " * 4, subsequent_indent=" " * 8)
         for text in described
     )
 
 
 if GateraConfig.__doc__:  # none under python -OO
-    GateraConfig.__doc__ = GateraConfig.__doc__.replace("{arguments}", _arguments())
+    GateraConfig.__doc__ = inspect.cleandoc(GateraConfig.__doc__).replace(
+        "    {arguments}", _arguments()
+    )
 
 
 def _model_cards(save_directory: str) -> list[Path]:

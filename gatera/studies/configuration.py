@@ -107,7 +107,7 @@ def _known(name: str, *, tuning: bool = True) -> Setting:
 
 def _typed(setting: Setting, value: Json) -> Json:
     """Return a value in its field's type; the name of one task stands for a list of it."""
-    if isinstance(value, str) and setting.shape.kinds == ("list",):
+    if isinstance(value, str) and "list" in setting.shape.kinds and not setting.takes_text:
         value = [value]
     return setting.typed(value)
 

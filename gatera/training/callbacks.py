@@ -151,3 +151,13 @@ def recent_means(state: TrainState) -> dict[str, float]:
         name: sum(values[name] for values in state.recent) / len(state.recent)
         for name in state.recent[0]
     }
+
+
+def measured(state: TrainState) -> dict[str, float]:
+    """Return the last losses, and what the best weights reached on the validation items."""
+    recent = recent_means(state)
+    metrics = {name: recent[name] for name in ("train/loss", "train/entropy")}
+    best = state.best
+    if best is not None:
+        metrics |= {"val/accuracy": best.accuracy, "val/loss": best.loss, "val/step": best.step}
+    return metrics

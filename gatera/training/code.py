@@ -24,6 +24,7 @@ from typing import Any
 from gatera.training.syntax import kept_statements, node_sha256, tree_sha256
 
 __all__ = [
+    "answering_code",
     "changed_files",
     "files_sha256",
     "read_sources",
@@ -34,13 +35,20 @@ __all__ = [
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
-_TRAINING_ROOTS = ("gatera.training.fitting",)
-_SCORING_ROOTS = ("gatera.training.fitting",)
+_TRAINING_ROOTS = ("gatera.training.trainer",)
+_SCORING_ROOTS = ("gatera.training.scorer",)
+_ANSWERING_ROOTS = ("gatera.training.scoring", "gatera.training.adapting")
 
 # Modules that no number in a result depends on; neither they nor what they import counts.
 _WITHOUT_SAY = (
     "gatera",  # looks names up when they are touched
+    "gatera.settings",  # what they say stands in the configuration
+    "gatera.declaring",
+    "gatera.trial",  # what it hands to training and scoring stands in the keys
     "gatera.errors",  # classes of exceptions, which no result comes from
+    "gatera.training.files",  # names of files
+    "gatera.training.progress",  # what others follow a trial by
+    "gatera.training.fitting",  # loads training and scoring, and calls them
     "gatera.training",  # hands its arguments on to a root
     "gatera.training.code",  # describe the code, and so on
     "gatera.training.syntax",
@@ -99,7 +107,7 @@ def training_code(config: Mapping[str, Any]) -> dict[str, str]:
     Of the tasks, those that are trained on count.
 
     Args:
-        config: A resolved configuration: backbone, adapter (None: frozen), train, eval, data.
+        config: A resolved configuration: backbone, adapter (method frozen: none), train, eval, data.
     """
     return _files(config, _TRAINING_ROOTS, "train_tasks")
 
@@ -110,6 +118,12 @@ def scoring_code(config: Mapping[str, Any]) -> dict[str, str]:
     Of the tasks, those that are scored count.
     """
     return _files(config, _SCORING_ROOTS, "tasks")
+
+
+def answering_code(config: Mapping[str, Any], task: str) -> dict[str, str]:
+    """Return the files that answering the items of one task loads, as `training_code` does."""
+    data = {**config["data"], "tasks": [task]}
+    return _files({**config, "data": data}, _ANSWERING_ROOTS, "tasks")
 
 
 def files_sha256(files: Mapping[str, str]) -> str:
@@ -165,17 +179,17 @@ class Package:
 
     def names(self, config: Mapping[str, Any], tasks: Collection[str]) -> Names:
         """Return the names by which a configuration, with these tasks, chooses code."""
-        adapter = config["adapter"] or {}
+        adapter = config["adapter"]
         embedded = frozenset(tasks) & self.table_keys(*_EMBEDDED_TASKS)
         return Names(
-            adapted=config["adapter"] is not None,
+            adapted=adapter["method"] != "frozen",
             delta=_chosen(adapter.get("delta")),
             gate=_chosen(adapter.get("gate")),
             backbone=config["backbone"]["name"],
             template=config["data"]["template"],
             embedded_tasks=embedded,
             real_tasks=frozenset(tasks) - embedded,
-            knowledge=config["eval"].get("knowledge"),
+            knowledge=config.get("eval", {}).get("knowledge"),
         )
 
     def table_keys(self, module: str, variable: str) -> frozenset[str]:

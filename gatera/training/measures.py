@@ -1,4 +1,4 @@
-"""The numbers of a result, by name: of the test items, and of training and validation."""
+"""The numbers that the test items give, by name."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gatera.training import scoring
-from gatera.training.callbacks import recent_means
-from gatera.training.checkpoints import TrainState
 from gatera.training.scoring import Prediction
 
 
@@ -26,14 +24,4 @@ def of_test(
         metrics["gate/mean"] = gates["overall"]["mean"]
         if "share_skipped" in gates["overall"]:
             metrics["gate/share_skipped"] = gates["overall"]["share_skipped"]
-    return metrics
-
-
-def of_training(state: TrainState) -> dict[str, float]:
-    """Return the last losses, and what the best weights reached on the validation items."""
-    recent = recent_means(state)
-    metrics = {name: recent[name] for name in ("train/loss", "train/entropy")}
-    best = state.best
-    if best is not None:
-        metrics |= {"val/accuracy": best.accuracy, "val/loss": best.loss, "val/step": best.step}
     return metrics

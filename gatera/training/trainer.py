@@ -21,7 +21,7 @@ from gatera.errors import InputError
 from gatera.settings import TrainSettings
 from gatera.tasks.decoding import Decoding
 from gatera.tasks.mixture import Item, Mixture, items_sha256, load_mixture
-from gatera.training import callbacks, checkpoints, measures, provenance, scoring, stage
+from gatera.training import callbacks, checkpoints, provenance, scoring, stage
 from gatera.training.adapting import adapt, count_parameters
 from gatera.training.checkpoints import TrainState
 from gatera.training.code import files_sha256, training_code
@@ -80,7 +80,7 @@ def train_trial(
         key=trial.key,
         attempt=attempt,
         adapter_sha256=files,
-        metrics=measures.of_training(outcome.state),
+        metrics=callbacks.measured(outcome.state),
         parameters=count_parameters(run.model),
         provenance=run.provenance(outcome),
         measured={

@@ -245,7 +245,9 @@ def test_results_that_were_made_differently_are_refused(store, plan, tmp_path):
     commit_result(store, plan.trials_of("hira")[0], 0.5)
     commit_result(store, plan.trials_of("gatera")[0], 0.75, versions={"torch": "2.12.0"})
     record = gather(store, plan)
-    with pytest.raises(InputError, match=r"versions of training — .*2\.13\.0.*hira/seed0.*2\.12\.0.*gatera"):
+    with pytest.raises(
+        InputError, match=r"versions of training — .*2\.13\.0.*hira/seed0.*2\.12\.0.*gatera"
+    ):
         write_report(record, tmp_path / "reports")
     assert not (tmp_path / "reports").exists()
     mixed = write_report(record, tmp_path / "reports", allow_mixed=True)
@@ -273,7 +275,7 @@ def test_what_a_row_declares_to_change_may_differ_and_nothing_else_may(store, st
     [
         ("versions", {"torch": "2.12.0"}),
         ("device", "cuda"),
-        ("processor", "AVX2"),
+        ("processor", "AMX2"),
         ("dtype", "bfloat16"),
         ("threads", 8),
         ("loss_mask", "all"),
@@ -295,9 +297,7 @@ def test_every_compared_field_is_refused_where_it_differs(record, field, value):
     rows = (*others, dataclasses.replace(last, tuning=tuning))
     with pytest.raises(InputError, match=f"one table: {field} of .*gatera/tuning0"):
         refuse_mixed(dataclasses.replace(record, rows=rows))
-    assert set(COMPARED) == {
-        *("versions", "device", "processor", "dtype", "threads", "loss_mask")
-    }
+    assert set(COMPARED) == {*("versions", "device", "processor", "dtype", "threads", "loss_mask")}
 
 
 def test_rows_that_read_different_files_are_refused_unless_they_declare_it(store, plan):
@@ -364,8 +364,8 @@ def test_differences_without_spread_are_shown_and_not_tested(store, plan):
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        (("backbone", "weights_sha256"), "backbone — "),
-        (("template",), "template — "),
+        (("backbone", "weights_sha256"), "backbone of scoring — "),
+        (("template",), "template of scoring — "),
         (("data", "world_kin", "test"), "data world_kin/test — "),
     ],
 )

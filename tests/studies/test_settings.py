@@ -138,5 +138,5 @@ def test_a_number_has_one_key_however_it_is_written(study, plan, value):
 def test_the_config_of_the_adapter_says_what_its_arguments_are():
     from gatera.adapter import GateraConfig
 
-    assert "Args:\n        r (a whole number of at least 1): Rank" in GateraConfig.__doc__
-    assert "\n        mora_type (one of rotate, share): " in GateraConfig.__doc__
+    assert "Args:\n    r (a whole number of at least 1): Rank" in GateraConfig.__doc__
+    assert "\n    mora_type (one of rotate, share): " in GateraConfig.__doc__

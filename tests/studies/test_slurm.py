@@ -229,7 +229,9 @@ def test_a_preempted_job_saves_its_trial_and_is_queued_again(cluster, started, p
     found = [store.record(*each) for each in attempts]
     ends = [record.ended for record in found if record is not None]
     assert [each for each in ends if each != "finished"] == ["interrupted"]
-    ((key, attempt),) = interrupted
+    ((key, attempt),) = [
+        each for each in attempts if (r := store.record(*each)) and r.ended == "interrupted"
+    ]
     assert store.owner(key, attempt)["worker"] == job
     assert "Restarts=1" in cluster.ask("scontrol", "show", "job", job)
     workers = json.loads((store.folder / "workers.json").read_text())
