@@ -53,6 +53,7 @@ _WITHOUT_SAY = (
     "gatera.training.code",  # describe the code, and so on
     "gatera.training.syntax",
     "gatera.training.provenance",
+    "gatera.training.gpus",
     "gatera.backbones.architectures",  # shapes without weights, to count parameters beforehand
 )
 
@@ -104,11 +105,13 @@ _EMBEDDED_TASKS = ("gatera.tasks.tiny", "FAMILIES")  # the table that tells them
 def training_code(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the files that training a trial loads: "gatera/training/losses.py" -> tree hash.
 
-    Of the tasks, those that are trained on count.
+    Of the tasks, those that are trained on count; none of the frozen backbone, which nothing trains.
 
     Args:
-        config: A resolved configuration: backbone, adapter (method frozen: none), train, eval, data.
+        config: A resolved configuration: backbone, adapter, train, eval, data.
     """
+    if config["adapter"]["method"] == "frozen":
+        return {}
     return _files(config, _TRAINING_ROOTS, "train_tasks")
 
 

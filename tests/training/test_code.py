@@ -315,6 +315,7 @@ WITHOUT_SAY = {
     "gatera.training": "hands its arguments on",
     "gatera.training.code": "says what counts",
     "gatera.training.syntax": "says how it is hashed",
+    "gatera.training.gpus": "says which devices there are",
     "gatera.training.provenance": "describes code, libraries and host",
     "gatera.backbones.architectures": "shapes without weights",
 }
