@@ -13,7 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gatera import backbones, tasks
+from gatera.studies.configuration import as_run, scale_defaults
 from gatera.tasks.example import Example
+from gatera.tasks.mixture import items_sha256, load_mixture, questions_also_tested
 from gatera.tasks.prompts import render_prompt, template_identity
 from gatera.trial import Trial
 
@@ -94,51 +96,47 @@ def make_trial(backbone_folder: Path, data_root: Path) -> Any:
     def make(seed: int = 3, adapter: Any = "default", **sections: dict[str, Any]) -> Trial:
         if adapter == "default":
             adapter = {"r": 3, "target_modules": ["q_proj", "down_proj"], "dropout": 0.1}
-        train = {
-            "learning_rate": 2e-2,
-            "entropy_weight": 0.01,
+        config = scale_defaults("tiny")
+        config["backbone"]["name"] = f"hub:{backbone_folder}"
+        config["adapter"] |= {"method": "frozen"} if adapter is None else adapter
+        config["train"] |= {
             "batch_size": 8,
-            "accumulation": 1,
             "max_steps": 8,
-            "epochs": None,
-            "warmup_steps": None,
-            "schedule": "linear",
-            "weight_decay": 0.0,
-            "gradient_clip": 1.0,
-            "loss_mask": "answer",
-            "dtype": "float32",
             "max_tokens": 64,
             "validation_every": 4,
             "checkpoint_every": 3,
-            "gradient_checkpointing": False,
+            "validation_items": 7,
+            "validation_max_new_tokens": 6,
+            "validation_batch_size": 5,
+            **sections.get("train", {}),
         }
-        evaluation = {
+        config["eval"] |= {
             "limit": 11,
-            "beams": 1,
             "max_new_tokens": 6,
-            "method": "generate",
             "batch_size": 5,
+            "knowledge": None,
+            **sections.get("eval", {}),
         }
-        data = {
-            "template": "alpaca",
+        config["data"] |= {
             "tasks": ["boolq"],
             "train_tasks": ["boolq"],
-            "validation_items": 7,
+            **sections.get("data", {}),
         }
-        config = {
-            "backbone": {"name": f"hub:{backbone_folder}"},
-            "adapter": adapter,
-            "train": train | sections.get("train", {}),
-            "eval": evaluation | sections.get("eval", {}),
-            "data": data | sections.get("data", {}),
-        }
-        if adapter is None:
-            config["train"] = {"dtype": "float32"}
+        train = config["train"]
+        asked = questions_also_tested(["boolq"], config["data"]["tasks"], data_root)
+        left_out = tuple(sorted({each for hashes in asked.values() for each in hashes}))
+        mixture = load_mixture(["boolq"], train["validation_items"], data_root, left_out)
         identities = {
             "backbone": backbones.identity(config["backbone"]["name"]),
             "template": template_identity("alpaca"),
-            "data": {"boolq": {"test": tasks.fingerprint("boolq", "test", data_root)}},
+            "data": {
+                "boolq": {
+                    split: tasks.fingerprint("boolq", split, data_root)
+                    for split in ("train", "test")
+                }
+            },
+            "items": items_sha256(mixture),
         }
-        return Trial("gatera", seed, config, identities)
+        return Trial("gatera", seed, as_run(config), identities, left_out=left_out)
 
     return make

@@ -36,14 +36,17 @@ def test_shares_are_those_of_the_paper(
 ) -> None:
     config = {
         "backbone": {"name": backbone},
-        "adapter": {"r": 32, "target_modules": MODULES, **adapter},
+        "adapter": {"method": "gatera", "r": 32, "target_modules": MODULES, **adapter},
     }
     counted = describe.describe(config)
     assert f"{counted['trainable_percent']:.4f}" == percent
 
 
 def test_a_token_gate_costs_one_row_and_a_bias_a_layer() -> None:
-    config = {"backbone": {"name": "llama-3-8b"}, "adapter": {"target_modules": ["q_proj"]}}
+    config = {
+        "backbone": {"name": "llama-3-8b"},
+        "adapter": {"method": "gatera", "target_modules": ["q_proj"]},
+    }
     ungated = {**config, "adapter": {**config["adapter"], "gate": "none"}}
     gate = (
         describe.describe(config)["trainable_parameters"]
@@ -56,8 +59,11 @@ def test_requests_are_answered_in_order_and_the_frozen_backbone_trains_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     configs = [
-        {"backbone": {"name": "smollm2"}, "adapter": None},
-        {"backbone": {"name": "smollm2"}, "adapter": {"r": 2, "target_modules": ["k_proj"]}},
+        {"backbone": {"name": "smollm2"}, "adapter": {"method": "frozen"}},
+        {
+            "backbone": {"name": "smollm2"},
+            "adapter": {"method": "gatera", "r": 2, "target_modules": ["k_proj"]},
+        },
     ]
     status, answer = ask(monkeypatch, capsys, configs)
     assert status == 0
@@ -70,7 +76,7 @@ def test_requests_are_answered_in_order_and_the_frozen_backbone_trains_nothing(
 
 
 def test_what_cannot_be_built_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    adapter = {"target_modules": ["q_proj", "fc1"]}
+    adapter = {"method": "gatera", "target_modules": ["q_proj", "fc1"]}
     config = {"backbone": {"name": "smollm2"}, "adapter": adapter}
     status, answer = ask(monkeypatch, capsys, [config])
     assert status == 2
@@ -78,6 +84,8 @@ def test_what_cannot_be_built_is_one_message(monkeypatch: pytest.MonkeyPatch, ca
         "error": "adapter.target_modules names fc1, which this model does not have; its linear "
         "modules are down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj."
     }
-    status, answer = ask(monkeypatch, capsys, [{**config, "adapter": {"rank": 2}}])
+    status, answer = ask(
+        monkeypatch, capsys, [{**config, "adapter": {"method": "gatera", "rank": 2}}]
+    )
     assert status == 2
     assert "rank" in answer["error"]

@@ -18,13 +18,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from gatera.errors import InputError
-from gatera.training import checkpoints, fit
-from gatera.training.answers import AnswerLog, weights_identity
-from gatera.training.files import ANSWERS_FILE, checkpointed_steps, has_answered
+from gatera.training import checkpoints, fit, score, train
+from gatera.training.answers import AnswerLog
+from gatera.training.files import ANSWERS_FILE, checkpointed_steps
 from gatera.training.files import checkpoints as checkpoints_in
-from gatera.training.fitting import _repeatable
 from gatera.training.module import AdapterModule, NotFiniteError
 from gatera.training.progress import PrunedError
+from gatera.training.trainer import _repeatable
 from gatera.trial import TrialResult
 
 
@@ -60,7 +60,7 @@ def test_a_trial_gives_the_same_bytes_twice(
     assert middle == pytest.approx(first.gates["overall"]["mean"], abs=0.025)  # half a bin
     assert len(first.gates["modules"]) == 4
     # Of the three test questions among the training records, one is held out for validation.
-    assert first.provenance["dropped_items"] == 2
+    assert first.parts["training"]["dropped_items"] == 2
     predictions = pd.read_parquet(files[0])
     assert list(predictions) == ["task", "index", "output", "extracted", "answer", "correct"]
     assert len(predictions) == 11
@@ -145,7 +145,8 @@ def test_resuming_is_exact_with_two_data_workers_a_schedule_and_dropout(
 def test_scoring_goes_on_from_the_batches_that_were_answered(
     make_trial: Any, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = make_trial()
+    # Places of one digit and of two: as JSON's keys they are sorted in another way than as numbers.
+    trial = make_trial(eval={"limit": None, "batch_size": 12})
     whole = fit(trial, tmp_path / "whole", data_root=data_root)
 
     class DyingLog(AnswerLog):
@@ -154,11 +155,9 @@ def test_scoring_goes_on_from_the_batches_that_were_answered(
             raise KilledError
 
     with monkeypatch.context() as patched:
-        patched.setattr("gatera.training.fitting.AnswerLog", DyingLog)
+        patched.setattr("gatera.training.scorer.AnswerLog", DyingLog)
         with pytest.raises(KilledError):
             fit(trial, tmp_path / "cut", data_root=data_root)
-    assert has_answered(tmp_path / "cut")
-    assert not has_answered(tmp_path / "nowhere")
     damaged = (tmp_path / "cut" / ANSWERS_FILE).read_text().replace("boolq", "boolx")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / ANSWERS_FILE).write_text(damaged + '{"torn')
@@ -166,21 +165,65 @@ def test_scoring_goes_on_from_the_batches_that_were_answered(
     resumed = fit(trial, tmp_path / "second", data_root=data_root, resume_from=earlier)
     assert comparable(resumed) == comparable(whole)
     tested = [line["answered"] for line in lines_of(tmp_path / "second") if "answered" in line]
-    assert tested == [10, 11]  # of batches of 5, 5 and 1 the first was there
+    assert tested == [20]  # of batches of 12 and 8 the first was there
 
 
-def test_answers_of_other_weights_are_of_no_use(tmp_path: Path) -> None:
-    weights = {"a": torch.tensor([0.5, -0.5]), "b": torch.tensor(1.0, dtype=torch.bfloat16)}
-    identity = weights_identity("trial code", weights)
-    log = AnswerLog(tmp_path, [], identity)
-    log.write("boolq", {3: "true", 5: "false"})
+def test_answers_count_by_what_gave_them(tmp_path: Path) -> None:
+    log = AnswerLog(tmp_path, [], {"boolq": "these weights", "piqa": "these too"})
+    outputs = {place: f"true {place}" for place in range(15)}
+    log.write("boolq", outputs)
+    log.write("piqa", {3: "solution1"})
     log.close()
-    assert AnswerLog(tmp_path, [], identity).known("boolq") == {3: "true", 5: "false"}
-    for other in (
-        weights_identity("trial other", weights),
-        weights_identity("trial code", {**weights, "a": torch.tensor([0.5, -0.25])}),
-    ):
-        assert AnswerLog(tmp_path, [tmp_path], other).known("boolq") == {}
+    again = AnswerLog(tmp_path / ".", [], {"boolq": "these weights", "piqa": "others"})
+    assert again.known("boolq") == outputs
+    assert again.known("piqa") == {}
+
+
+def test_trained_weights_are_scored_again_without_training(
+    make_trial: Any, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = make_trial()
+    other = make_trial(eval={"limit": 7})  # another key, the same weights
+    closed = make_trial(adapter={"r": 3, "gate_threshold": 0.51, **TARGETS})
+    hira = make_trial(adapter={"r": 3, "gate_threshold": 0.51, "dropout": 0.1, **TARGETS})
+    assert other.training_key == trial.training_key == hira.training_key != closed.training_key
+    assert len({trial.key, other.key, hira.key}) == 3
+    trained = train(trial, tmp_path / "a", data_root=data_root)
+    scores = {
+        name: score(
+            each,
+            tmp_path / name,
+            data_root=data_root,
+            trained=trained,
+            adapter=tmp_path / "a" / "adapter",
+        )
+        for name, each in (("a", trial), ("b", other), ("c", hira))
+    }
+    assert comparable(scores["a"]) == comparable(fit(trial, tmp_path / "d", data_root=data_root))
+    assert scores["b"].metrics["train/loss"] == scores["a"].metrics["train/loss"]
+    assert len(pd.read_parquet(tmp_path / "b" / "predictions.parquet")) == 7
+    assert "share_skipped" not in scores["a"].gates["overall"]
+    assert 0 < scores["c"].gates["overall"]["share_skipped"] < 1  # the threshold is the row's own
+
+
+TARGETS = {"target_modules": ["q_proj", "down_proj"]}
+
+
+def test_each_seed_has_its_own_say(make_trial: Any, data_root: Path, tmp_path: Path) -> None:
+    def first_losses(**seeds: int) -> list[float]:
+        trial = make_trial(train={"max_steps": 2, **seeds})
+        folder = tmp_path / trial.key
+        train(trial, folder, data_root=data_root)
+        return [line["train/loss"] for line in lines_of(folder) if line["phase"] == "train"]
+
+    plain = first_losses()
+    assert first_losses(order_seed=3, init_seed=3, dropout_seed=3) == plain
+    order, initial, dropout = (
+        first_losses(**{name: 9}) for name in ("order_seed", "init_seed", "dropout_seed")
+    )
+    assert order[0] != plain[0]  # other items
+    assert initial[0] == dropout[0] == plain[0]  # a fresh adapter changes nothing
+    assert len({losses[1] for losses in (plain, initial, dropout)}) == 3
 
 
 def test_a_pruned_trial_stops_after_its_step(
@@ -232,7 +275,7 @@ def test_metrics_lines_tell_the_progress(make_trial: Any, data_root: Path, tmp_p
     train = [line for line in lines if line["phase"] == "train"]
     assert [line["step"] for line in train] == list(range(1, 9))
     expected = {"phase", "step", "max_steps", "train/loss", "train/entropy", "gate/mean"}
-    assert set(train[0]) == expected | {"learning_rate", "seconds"}
+    assert set(train[0]) == expected | {"learning_rate", "seconds", "attempt_seconds"}
     assert [line["learning_rate"] for line in train] == pytest.approx(
         [2e-2 * (8 - step) / 8 for step in range(8)]  # 10 % of 8 steps is no warm-up
     )
@@ -300,14 +343,12 @@ def test_bfloat16_and_gradient_checkpointing_train(
     )
     assert checkpointed.metrics["train/loss"] == pytest.approx(plain.metrics["train/loss"])
     assert half.metrics["train/loss"] == pytest.approx(plain.metrics["train/loss"], rel=0.05)
-    assert half.provenance["dtype"] == "bfloat16"
+    assert half.parts["training"]["dtype"] == "bfloat16"
 
 
-def test_an_unknown_field_and_a_missing_module_are_input_errors(
+def test_a_missing_module_is_an_input_error(
     make_trial: Any, data_root: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="unknown in the section 'train': lerning_rate"):
-        fit(make_trial(train={"lerning_rate": 1.0}), tmp_path, data_root=data_root)
     adapter = {"r": 3, "target_modules": ["q_proj", "fc1"]}
     with pytest.raises(InputError, match=r"names fc1, which .* down_proj, gate_proj"):
         fit(make_trial(adapter=adapter), tmp_path, data_root=data_root)
@@ -317,11 +358,14 @@ def test_data_other_than_planned_is_refused(
     make_trial: Any, data_root: Path, tmp_path: Path
 ) -> None:
     planned = make_trial()
-    identities = {**planned.identities, "data": {"boolq": {"test": "0" * 64}}}
+    identities = {**planned.identities, "data": {"boolq": {"train": "0" * 64}}}
     trial = dataclasses.replace(planned, identities=identities)
     with pytest.raises(InputError, match=r"planned with another data than .* plan it again"):
         fit(trial, tmp_path / "a", data_root=data_root)
     assert not (tmp_path / "a").exists()
+    trial = dataclasses.replace(planned, left_out=())  # so that tested items would train
+    with pytest.raises(InputError, match=r"items that train and validate are not those"):
+        fit(trial, tmp_path / "b", data_root=data_root)
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
@@ -358,7 +402,7 @@ def test_every_step_is_taken_under_these_settings(
         taken.append(bool(inside))
         return step(self, *batch)
 
-    monkeypatch.setattr("gatera.training.fitting._repeatable", noted)
+    monkeypatch.setattr("gatera.training.trainer._repeatable", noted)
     monkeypatch.setattr(AdapterModule, "training_step", stepping)
     fit(make_trial(train={"max_steps": 2}), tmp_path, data_root=data_root)
     assert taken == [True, True]

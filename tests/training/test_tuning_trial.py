@@ -14,9 +14,8 @@ from gatera.studies.catalog import LoadedStudy
 from gatera.studies.plan import Request, make_plan
 from gatera.studies.store import Store
 from gatera.studies.tuner import Tuner
-from gatera.tasks.mixture import load_mixture, questions_also_tested
+from gatera.tasks.mixture import items_sha256, load_mixture, questions_also_tested
 from gatera.training import fit
-from gatera.training.provenance import code_sha256
 
 _opened: list[str] | None = None
 
@@ -65,11 +64,11 @@ def trial(backbone_folder, root, tmp_path):
             "train.validation_items": 7,
             "eval.knowledge": None,
         },
-        tuning=Tuning({"train.learning_rate": (1e-3, 1e-1, "log")}, trials=2, steps=4),
+        tuning=Tuning(search={"train.learning_rate": (1e-3, 1e-1, "log")}, trials=2, steps=4),
     )
     loaded = LoadedStudy("made_up", study, Path("made_up.py"), "s" * 64)
     plan = make_plan(loaded, Request(scale="small", data_root=root))
-    tuner = Tuner(Store(tmp_path / "store", create=True), plan, code_sha256=code_sha256())
+    tuner = Tuner(Store(tmp_path / "store", create=True), plan)
     tuner.advance()
     return tuner.plan.trials[0]
 
@@ -96,10 +95,10 @@ def test_a_tuning_trial_never_opens_a_test_file(trial, root, tmp_path):
 
 
 def test_a_tuning_trial_trains_and_validates_on_what_the_seeds_do(trial, root):
-    data = trial.config["data"]
-    assert len(data["left_out"]) == 3  # questions of the training file that the test file asks
-    assert data["left_out"] == questions_also_tested(["boolq"], ["boolq"], root)
-    seeds = load_mixture(["boolq"], ["boolq"], 7, root)
-    tuning = load_mixture(["boolq"], [], 7, root, data["left_out"])
-    assert tuning == seeds
-    assert load_mixture(["boolq"], [], 7, root) != seeds
+    asked = questions_also_tested(["boolq"], ["boolq"], root)
+    assert len(trial.left_out) == 3  # questions of the training file that the test file asks
+    assert list(trial.left_out) == asked["boolq"]
+    seeds = load_mixture(["boolq"], 7, root, asked["boolq"])
+    assert load_mixture(["boolq"], 7, root, trial.left_out) == seeds
+    assert trial.identities["items"] == items_sha256(seeds)
+    assert load_mixture(["boolq"], 7, root) != seeds
