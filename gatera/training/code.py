@@ -105,7 +105,8 @@ _EMBEDDED_TASKS = ("gatera.tasks.tiny", "FAMILIES")  # the table that tells them
 def training_code(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the files that training a trial loads: "gatera/training/losses.py" -> tree hash.
 
-    Of the tasks, those that are trained on count; none of the frozen backbone, which nothing trains.
+    Of the tasks, those that are trained on count. None for the frozen backbone, which nothing
+    trains.
 
     Args:
         config: A resolved configuration: backbone, adapter, train, eval, data.

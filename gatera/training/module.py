@@ -16,6 +16,7 @@ from gatera.settings import TrainSettings
 from gatera.training.likelihood import token_loss
 from gatera.training.losses import StepShare, step_loss
 from gatera.training.rates import learning_rate_factor
+from gatera.trial import sha256_of
 
 
 class NotFiniteError(ArithmeticError):
@@ -107,5 +108,8 @@ def trained_parameters(model: nn.Module) -> list[Tensor]:
 
 
 def seed_step(seed: int, forward_pass: int) -> None:
-    """Seed torch for one forward pass, so that dropout does not depend on those before it."""
-    torch.manual_seed((seed << 32) + forward_pass)
+    """Seed torch for one forward pass, so that dropout does not depend on those before it.
+
+    Both numbers are mixed into 32 bits, which are all that torch's generator on the CPU looks at.
+    """
+    torch.manual_seed(int(sha256_of([seed, forward_pass])[:8], 16))
