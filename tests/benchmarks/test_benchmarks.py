@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -143,14 +145,14 @@ def test_decoding_is_measured_and_written(
         "PEFT LoRA",
         "PEFT HiRA",
     }
-    assert table[decode.BARE][2] == "1.00 [1.00, 1.00]"
+    assert table[decode.BARE][3] == "1.00 [1.00, 1.00]"
 
 
 def test_decoding_ratios_are_those_of_the_rounds(decode: ModuleType) -> None:
     size = decode.Size(hidden=8, intermediate=12, key_value=4, tokens=16)
     decoding = [
         decode.Record("float32", decode.BARE, [0.010, 0.020, 0.010]),
-        decode.Record("float32", decode.CACHED, [0.020, 0.044, 0.023]),
+        decode.Record("float32", decode.CACHED, [0.020, 0.044, 0.023], 0.0125),
         decode.Record("float32", decode.REBUILT, [0.100, 0.440, 0.230]),
     ]
     skipping = [
@@ -160,10 +162,11 @@ def test_decoding_ratios_are_those_of_the_rounds(decode: ModuleType) -> None:
     table = rows(decode.render(decoding, skipping, size, "a machine"))
     assert table[decode.CACHED] == [
         "float32",
-        "23.00 [21.50, 33.50]",
+        "23.000 [21.500, 33.500]",
+        "12.500",
         "2.20 [2.10, 2.25]",
         "10.0 [7.5, 10.0]",
-        "yes",
+        "yes, yes",
     ]
     assert table[decode.SKIPPED] == ["float32", "1600", "0.80", "**no**"]
 
@@ -188,13 +191,13 @@ def whole(step: ModuleType) -> ModuleType:
 
 def test_all_methods_share_one_models_frozen_weights(whole: ModuleType) -> None:
     config, precision = whole.MODELS["small"], whole.PRECISIONS["float32"]
-    base = whole._random_model(config, precision, torch.device("cpu"))
-    models = [whole._adapted(base, method, precision) for method in whole.METHODS]
+    base = whole.random_model(config, precision.base, torch.device("cpu"))
+    models = [whole.adapted(base, method, precision) for method in whole.METHODS]
     frozen = {p.data_ptr() for p in base.parameters()}
     for model in models:
         found = {p.data_ptr() for p in model.parameters() if not p.requires_grad}
         assert found == frozen
-    counts = [whole._trained(model) for model in models]
+    counts = [whole.trained_parameters(model) for model in models]
     inputs = 3 * 64 + 64 + 160  # of the gates of q, k, v, up and down in one block
     assert counts[3] - counts[2] == 2 * (inputs + 5)
     assert counts[0] == counts[1] == counts[2]
@@ -213,17 +216,74 @@ def test_a_whole_models_step_is_reported_for_each_type(whole: ModuleType, tmp_pa
         assert table["token+hira"][4] == "–"  # a processor launches no kernels
 
 
-def test_tokens_a_second_and_memory_of_a_whole_model(whole: ModuleType) -> None:
+def test_tokens_a_second_memory_and_share_of_the_peak(whole: ModuleType) -> None:
     records = [
-        whole.Record("PEFT LoRA", 2048, 1_500_000, [0.2, 0.1, 0.4], 2**31, 0.05),
-        whole.Record("token+hira", 2048, 1_700_000, [0.3, 0.3, 0.4], 2**30, 0.15),
+        whole.Record("PEFT LoRA", 2048, 1_500_000, [0.2, 0.1, 0.4], 2**31, 0.05, 6 * 10**13),
+        whole.Record("token+hira", 2048, 1_700_000, [0.3, 0.3, 0.4], 2**30, 0.15, 6 * 10**13),
+        whole.Record("PEFT HiRA", 2048, 0, [], None, None, None, "OutOfMemoryError: no room"),
     ]
-    table = rows(whole.render({"bfloat16": records}, "A model.", "a machine"))
-    assert table["token+hira"] == [
+    text = whole.render({"bfloat16": records}, "A model.", "a machine", 1e15)
+    assert rows(text)["token+hira"] == [
         "1.70",
         "300.0 [300.0, 350.0]",
         "1.50 [1.25, 2.25]",
+        "–",
         "150.0",
         "6827",
         "1.00",
+        "20.0%",
     ]
+    assert rows(text)["PEFT HiRA"] == ["–"] * 8
+    assert "PEFT HiRA failed: OutOfMemoryError: no room" in text
+    targets = rows(text.split("### Targets")[1].split("###")[0])
+    assert targets["token+hira: peak"] == ["PEFT LoRA", "bfloat16", "0.50", "1.05", "1.00", "yes"]
+    assert targets["token+hira: step"] == ["PEFT HiRA", "bfloat16", "–", "1.00", "0.85", "–"]
+    unknown = rows(whole.render({"bfloat16": records}, "A model.", "a machine"))
+    assert unknown["token+hira"][-1] == "–"
+
+
+def test_a_steps_operations_are_those_that_torch_counts(whole: ModuleType) -> None:
+    """With full instead of causal attention, as torch's own matrix products compute it."""
+    config = copy.deepcopy(whole.MODELS["small"])
+    config._attn_implementation = "eager"
+    model = whole.random_model(config, torch.float32, torch.device("cpu"))
+    embedded = torch.randn(3, 5, config.hidden_size, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        model(inputs_embeds=embedded, use_cache=False).logits.sum().backward()
+    other_half = 6 * 3 * 5**2 * config.hidden_size * config.num_hidden_layers
+    counted = counter.get_total_flops()  # positions are multiplied into angles too, a little
+    assert counted - other_half == pytest.approx(whole.step_flops(model, (3, 5)), rel=1e-3)
+
+
+@pytest.mark.parametrize(("seconds", "holds"), [([0.2, 0.1, 0.8], "yes"), ([0.3], "**no**")])
+def test_a_whole_models_targets_hold_or_not(
+    whole: ModuleType, seconds: list[float], holds: str
+) -> None:
+    peer = [0.2, 0.2, 0.8][: len(seconds)]
+    records = [
+        whole.Record("PEFT HiRA", 8, 1, peer, None, None),
+        whole.Record("token+hira", 8, 1, seconds, None, None),
+    ]
+    targets = whole.render({"bfloat16": records}, "", "").split("### Targets")[1].split("###")[0]
+    assert rows(targets)["token+hira: step"][-1] == holds
+
+
+def test_a_method_whose_step_fails_leaves_the_others_measured(
+    whole: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapted = whole.adapted
+
+    def broken(base: Any, method: str, precision: Any) -> Any:
+        if method == "PEFT HiRA":
+            raise RuntimeError("no\nroom")
+        return adapted(base, method, precision)
+
+    monkeypatch.setattr(whole, "adapted", broken)
+    cpu, precision = torch.device("cpu"), whole.PRECISIONS["float32"]
+    base = whole.random_model(whole.MODELS["small"], torch.float32, cpu)
+    methods = ("PEFT LoRA", "PEFT HiRA", "token+hira")
+    seen = list(whole.measure(base, methods, precision, (1, 4), 2, cpu))
+    assert [len(records) for _, records in seen[:3]] == [1, 2, 3]
+    lora, hira, ours = seen[-1][1]
+    assert len(lora.seconds) == len(ours.seconds) == 2
+    assert (hira.seconds, hira.failed) == ([], "RuntimeError: no room")
