@@ -220,7 +220,7 @@ def render(
         "adapter is in bfloat16 too; in `bfloat16-default` it is in float32, as PEFT has it by "
         f"default.\n\nMeasured on: {where}\n"
     ]
-    parts += ["\n### Targets\n\n", _targets(groups)]
+    parts += ["\n### Targets, set for LLaMA-3-8B on a GPU\n\n", _targets(groups)]
     for dtype, records in groups.items():
         parts += [f"\n### {dtype}\n\n", _table(records, bf16_peak)]
         parts += [f"\n{each.method} failed: {each.failed}\n" for each in records if each.failed]
