@@ -32,6 +32,7 @@ from adapted_blocks import (
 from measuring import (
     REPORT,
     interleaved_seconds,
+    kernel_seconds,
     kind,
     machine,
     progress,
@@ -61,13 +62,28 @@ class Record:
     dtype: str
     name: str
     seconds: list[float]
+    kernel_seconds: float | None = None  # None on a CPU
 
 
 def measure_decoding(
-    size: Size, dtype: str, repetitions: int, device: torch.device
+    size: Size, dtype: str, repetitions: int, device: torch.device, tokens: int = 1
 ) -> list[Record]:
-    """One token through the up projection: bare, adapted by ours and by PEFT."""
-    precision = PRECISIONS[dtype]
+    """One token through the up projection: bare, adapted by ours and by PEFT.
+
+    So many `tokens` follow one another between two looks at the clock; the seconds are of one.
+    """
+    steps = _decoding_steps(size, PRECISIONS[dtype], device)
+    many = {name: _all_of([step] * tokens) for name, step in steps.items()}
+    seconds = interleaved_seconds(many, repetitions, device)
+    return [
+        Record(dtype, name, [s / tokens for s in seconds[name]], kernel_seconds(step, device))
+        for name, step in steps.items()
+    ]
+
+
+def _decoding_steps(
+    size: Size, precision: Precision, device: torch.device
+) -> dict[str, Callable[[], None]]:
     weights = frozen_weights(size, ("up_proj",), precision.base, device)
     x = torch.randn(1, 1, size.hidden, device=device).to(precision.base)
 
@@ -82,7 +98,7 @@ def measure_decoding(
     steps[REBUILT] = _without_memory(_evaluation(adapted("token+hira"), x))
     for method in (PEFT_LORA, PEFT_HIRA):
         steps[method] = _evaluation(adapted(method), x)
-    return _timed(dtype, steps, repetitions, device)
+    return steps
 
 
 def measure_skipping(
@@ -103,7 +119,8 @@ def measure_skipping(
             _close_gates(layer.eval(), inputs[name], precision)
         parts = [_evaluation(layers[name], inputs[name]) for name in names]
         steps[label] = _all_of(parts)
-    return _timed(dtype, steps, repetitions, device)
+    seconds = interleaved_seconds(steps, repetitions, device)
+    return [Record(dtype, name, seconds[name]) for name in steps]
 
 
 @torch.no_grad()
@@ -148,33 +165,29 @@ def _no_products_kept() -> Iterator[None]:
         products.limit_bytes = limit
 
 
-def _timed(
-    dtype: str, steps: dict[str, Callable[[], None]], repetitions: int, device: torch.device
-) -> list[Record]:
-    seconds = interleaved_seconds(steps, repetitions, device)
-    return [Record(dtype, name, seconds[name]) for name in steps]
-
-
 def render(decoding: Sequence[Record], skipping: Sequence[Record], size: Size, where: str) -> str:
     """The report's section, from what was measured."""
-    shape = f"{size.hidden} → {size.intermediate}"
     parts = [
         f"\nMedians with quartiles in brackets, r = {RANK}; methods take turns in "
         "every round, and a ratio is the median of the rounds' own ratios. The types are those of "
         f"the section on training.\n\nMeasured on: {where}\n",
-        f"\n### Decoding one token, {shape}\n\n"
-        f"Targets: cached at most {MOST_OVER_BARE} × the bare base layer, and at least "
-        f"{LEAST_OVER_REBUILT:g} × faster than rebuilding the product. "
-        f"*{TWO_WEIGHTS.capitalize()}*: two weights of the layer's size, read once each, as the "
-        "cached form must.\n\n",
-        _decoding_table(decoding),
-        f"\n### Skipping tokens whose gate is closed, {shape} and back\n\n",
+        decoding_table(decoding, size),
+        f"\n### Skipping tokens whose gate is closed, {size.hidden} → {size.intermediate} and "
+        "back\n\n",
         _skipping_table(skipping),
     ]
     return "".join(parts)
 
 
-def _decoding_table(records: Sequence[Record]) -> str:
+def decoding_table(records: Sequence[Record], size: Size) -> str:
+    """The table of `measure_decoding`, with its heading and its targets."""
+    text = (
+        f"\n### Decoding one token, {size.hidden} → {size.intermediate}\n\n"
+        f"Targets: cached at most {MOST_OVER_BARE} × the bare base layer, and at least "
+        f"{LEAST_OVER_REBUILT:g} × faster than rebuilding the product. "
+        f"*{TWO_WEIGHTS.capitalize()}*: two weights of the layer's size, read once each, as the "
+        "cached form must. *Kernels*: the time that a GPU works for a token.\n\n"
+    )
     found = {(r.dtype, r.name): r.seconds for r in records}
     rows = []
     for record in records:
@@ -182,12 +195,13 @@ def _decoding_table(records: Sequence[Record]) -> str:
         over_bare, faster = ratios(record.seconds, bare), ratios(rebuilt, record.seconds)
         holds = ""
         if record.name == CACHED:
-            fits = median(over_bare) <= MOST_OVER_BARE and median(faster) >= LEAST_OVER_REBUILT
-            holds = "yes" if fits else "**no**"
-        row = [record.name, record.dtype, spread(record.seconds, 2, 1e3)]
+            fits = (median(over_bare) <= MOST_OVER_BARE, median(faster) >= LEAST_OVER_REBUILT)
+            holds = ", ".join("yes" if each else "**no**" for each in fits)
+        row = [record.name, record.dtype, spread(record.seconds, 3, 1e3)]
+        row.append("–" if record.kernel_seconds is None else f"{record.kernel_seconds * 1e3:.3f}")
         rows.append([*row, spread(over_bare, 2), spread(faster, 1), holds])
-    header = ["layer", "type", "ms", "× bare base layer", "rebuilding takes ×", "targets hold"]
-    return table(header, rows)
+    header = ["layer", "type", "ms", "kernels, ms", "× bare base layer", "rebuilding takes ×"]
+    return text + table([*header, "targets hold"], rows)
 
 
 def _skipping_table(records: Sequence[Record]) -> str:

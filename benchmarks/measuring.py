@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median, quantiles
@@ -27,15 +28,20 @@ def interleaved_seconds(
     Returns:
         Seconds by name, one for each round.
     """
+    rounds = list(interleaved_rounds(steps, repetitions, device))
+    return {name: [seconds[name] for seconds in rounds] for name in steps}
+
+
+def interleaved_rounds(
+    steps: Mapping[str, Callable[[], None]], repetitions: int, device: torch.device
+) -> Iterator[dict[str, float]]:
+    """Yield each round's seconds by name as soon as they are measured; see the function above."""
     names = list(steps)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
         _seconds(steps[name], device)
     for round_number in range(repetitions):
         turned = round_number % len(names)
-        for name in [*names[turned:], *names[:turned]]:
-            seconds[name].append(_seconds(steps[name], device))
-    return seconds
+        yield {name: _seconds(steps[name], device) for name in [*names[turned:], *names[:turned]]}
 
 
 def _seconds(step: Callable[[], None], device: torch.device) -> float:
@@ -89,7 +95,9 @@ def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[flo
 
 
 def spread(values: Sequence[float], digits: int, scale: float = 1.0) -> str:
-    """The median and, where there are several values, the quartiles in brackets."""
+    """The median and, of several values, the quartiles in brackets; a dash for none."""
+    if not values:
+        return "–"
     middle = f"{median(values) * scale:.{digits}f}"
     if len(values) < 2:
         return middle
@@ -103,14 +111,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(cells) + " |\n" for cells in (header, rule, *rows))
 
 
-def machine(device: torch.device) -> str:
-    """One paragraph: processor, threads, versions and commit."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "peft"))
+def machine(device: torch.device, commit: str | None = None) -> str:
+    """One paragraph: processor, threads, versions and commit (None: the one checked out)."""
+    name = _processor()
+    if device.type == "cuda":
+        name = f"{torch.cuda.get_device_name(device)}, driver {_driver()}"
+    packages = ", ".join(
+        f"{package} {version(package)}" for package in ("torch", "peft", "transformers")
+    )
     return (
         f"{name}; {torch.get_num_threads()} thread(s), torch's CPU capability "
         f"{torch.backends.cpu.get_cpu_capability()}; Python {platform.python_version()}, "
-        f"{packages}; commit {_commit()}."
+        f"{packages}; commit {commit or _commit()}."
     )
 
 
@@ -119,6 +131,15 @@ def kind(device: torch.device) -> str:
     if device.type == "cuda":
         return "CUDA"
     return "CPU with AMX" if "amx_bf16" in _processor() else "CPU without AMX"
+
+
+def _driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return "–"
+    return found.stdout.split("\n")[0].strip()
 
 
 def _processor() -> str:
@@ -139,7 +160,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The checked-out commit, marked where the working tree differs from it."""
+    """The checked-out commit, marked where the working tree differs from it; a dash without git."""
     folder = Path(__file__).resolve().parent
     try:
         found = subprocess.run(
@@ -150,14 +171,17 @@ def _commit() -> str:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return "–"
     return found.stdout.strip()
 
 
-def write_section(report: Path, name: str, text: str) -> None:
-    """Put `text` between the report's markers for `name`, in place of what stands there."""
+def write_section(report: Path, name: str, text: str, title: str = TITLE) -> None:
+    """Put `text` between the report's markers for `name`, in place of what stands there.
+
+    The file is the old or the new one, whenever this is interrupted; `title` opens a new one.
+    """
     begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->\n"
-    old = report.read_text(encoding="utf-8") if report.is_file() else TITLE
+    old = report.read_text(encoding="utf-8") if report.is_file() else title
     block = begin + text.rstrip("\n") + "\n" + end
     if begin in old:
         before, after = old.split(begin, 1)[0], old.split(end, 1)[1]
@@ -165,7 +189,16 @@ def write_section(report: Path, name: str, text: str) -> None:
     else:
         new = old + "\n" + block
     report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(new, encoding="utf-8")
+    temporary = report.with_suffix(".tmp")
+    temporary.write_text(new, encoding="utf-8")
+    os.replace(temporary, report)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's type and words, as one line of a report."""
+    words = " ".join(str(error).split())
+    shown = words if len(words) <= 300 else f"{words[:300]} …"
+    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
 
 
 def progress(text: str) -> None:
