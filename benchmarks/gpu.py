@@ -176,7 +176,7 @@ def _trained(base: Any, steps: int) -> Any:
     """The embedded backbone with an adapter that a trial trained: its answers have keywords."""
     from peft import PeftModel
 
-    departures = {**SHORT, "train.max_steps": steps, "train.val_every": steps}
+    departures = {**SHORT, "train.max_steps": steps, "train.validation_every": steps}
     with tempfile.TemporaryDirectory() as folder:
         train(planned_trials(1, departures)[0], Path(folder))
         return PeftModel.from_pretrained(base, Path(folder) / "adapter")

@@ -261,9 +261,15 @@ def run_command(folder: Path) -> list[str]:
 
 def _trial_seconds(store: Path) -> list[float]:
     """Return how long each trained trial took, ascending."""
-    results = [json.loads(path.read_text()) for path in store.glob("trials/*/result.json")]
-    trained = [each["measured"] for each in results if each["config"]["adapter"] is not None]
-    return sorted(each["attempt_seconds"] for each in trained)
+    trained = [path.parent for path in store.glob("trials/*/result.json") if _trains(path)]
+    attempts = [
+        [json.loads(p.read_text()) for p in t.glob("attempts/*/ended.json")] for t in trained
+    ]
+    return sorted(sum(record["seconds"] for record in found) for found in attempts)
+
+
+def _trains(result: Path) -> bool:
+    return bool(json.loads(result.read_text())["config"]["adapter"]["method"] != "frozen")
 
 
 def main() -> int:

@@ -16,9 +16,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from machine import busy, describe_machine
 
@@ -31,22 +32,49 @@ from gatera.studies.owner import worker_name
 from gatera.studies.plan import Plan, Request, make_plan
 from gatera.studies.store import Store
 from gatera.studies.worker import work
-from gatera.training.provenance import code_sha256
-from gatera.trial import Trial, TrialResult
+from gatera.training.code import scoring_code, training_code
+from gatera.training.files import ADAPTER_FOLDER
+from gatera.training.provenance import Machine
+from gatera.trial import Trained, Trial, TrialResult
 
 STACK = "gatera.training.fitting"  # what a real worker has loaded when it takes a trial
 
 
-def do_nothing(
+def train(
     trial: Trial,
     attempt_dir: Path,
     *,
     data_root: Path | None,
     resume_from: Sequence[Path],
     attempt: int,
-    stop_file: Path,
+    stop_file: Path | None,
+) -> Trained:
+    """Train nothing: write what stands for an adapter."""
+    (attempt_dir / ADAPTER_FOLDER).mkdir()
+    weights = attempt_dir / ADAPTER_FOLDER / "adapter_model.safetensors"
+    weights.write_bytes(b"")
+    return Trained(
+        training_key=trial.training_key,
+        key=trial.key,
+        attempt=attempt,
+        adapter_sha256={weights.name: file_sha256(weights)},
+        metrics={},
+        parameters={"trainable": 1, "all": 2},
+        provenance=_provenance(trial, training_code(trial.config)),
+    )
+
+
+def score(
+    trial: Trial,
+    attempt_dir: Path,
+    *,
+    data_root: Path | None,
+    trained: Trained | None,
+    adapter: Path | None,
+    answered: Sequence[Path],
+    attempt: int,
 ) -> TrialResult:
-    """Return a result at once, with the smallest predictions that can be read."""
+    """Score nothing: write predictions, and a result in which every task has the same score."""
     import pyarrow
     import pyarrow.parquet
 
@@ -59,6 +87,7 @@ def do_nothing(
     accuracies |= {f"test/no_keyword/{task}": 0.0 for task in tasks}
     return TrialResult(
         key=trial.key,
+        training_key=trial.training_key,
         seed=trial.seed,
         attempt=attempt,
         config=trial.config,
@@ -67,18 +96,17 @@ def do_nothing(
         parameters={"trainable": 1, "all": 2},
         predictions_sha256=file_sha256(path),
         provenance={
-            "code_sha256": code_sha256(),
-            "versions": {},
-            "device": "cpu",
-            "dtype": "float32",
-            "threads": 1,
-            "loss_mask": None,
-            "identities": trial.identities,
-            "commit": None,
-            "dirty": None,
+            "training": None if trained is None else trained.provenance,
+            "scoring": _provenance(trial, scoring_code(trial.config)),
         },
         measured={"train_seconds": 0.0, "eval_seconds": 0.0, "peak_memory_bytes": 0},
     )
+
+
+def _provenance(trial: Trial, code: Mapping[str, str]) -> dict[str, Any]:
+    here = dataclasses.asdict(Machine.here())
+    nothing = {"commit": None, "dirty": None, "threads": 1, "steps": 0}
+    return {**here, **nothing, "code": code, "identities": trial.identities}
 
 
 class NothingLauncher(LocalLauncher):
@@ -132,7 +160,6 @@ def measure(trials: int, workers: int, folder: Path, preload: str = STACK) -> Me
         RunOptions(claim_timeout=600.0, report_dir=folder / "reports"),
         launcher=NothingLauncher(logs, preload),
         slots=Slots(workers),
-        code_sha256=code_sha256(),
         show=lambda snapshot: None,
     )
     written = sorted(path.stat().st_mtime for path in store.folder.glob("trials/*/result.json"))
@@ -212,15 +239,13 @@ def main() -> int:
 
 
 def _be_a_worker(store: Path, preload: str) -> None:
-    import overhead  # by its own name, under which trials' processes find the function
-
     work(
         store,
         stems=(),
         worker=worker_name(),
         max_attempts=None,
         claim_timeout=600.0,
-        fit=overhead.do_nothing,
+        runs="overhead",
         preload=(preload, "overhead"),
     )
 

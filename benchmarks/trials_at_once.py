@@ -24,8 +24,8 @@ from measuring import spread, table
 # Settings of a trial that is over soon.
 SHORT = {
     "train.max_steps": 2,
-    "train.val_every": 2,
-    "data.validation_items": 8,
+    "train.validation_every": 2,
+    "train.validation_items": 8,
     "eval.limit": 2,
     "eval.knowledge": None,
 }

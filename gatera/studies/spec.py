@@ -59,7 +59,7 @@ class Variant:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Tuning(TuningSettings):
     """A search for each row's own settings on validation data, before any seed runs.
 

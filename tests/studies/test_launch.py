@@ -1,8 +1,8 @@
 import sys
 import time
 
-from gatera.studies import gpus
 from gatera.studies.launch.local import LocalLauncher
+from gatera.training import gpus
 from gatera.training.gpus import may_use_gpu, visible_gpus
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
