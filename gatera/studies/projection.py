@@ -106,13 +106,13 @@ def projecting(
 
 def project_optuna(store: Store, plan: Plan, max_attempts: int | None) -> None:
     """Bring Optuna's study up to date, with every stored plan that shares it."""
-    from gatera.studies import schedule
+    from gatera.studies import search
 
     others = [store.plan(stem) for stem in store.stems() if stem != plan.stem]
     shared = [
         p for p in others if (p.study, p.scale) == (plan.study, plan.scale) and not p.is_tuning
     ]
-    schedule.sync(store, [plan, *shared], max_attempts)
+    search.sync(store, [plan, *shared], max_attempts)
     if plan.tuning is not None:
         from gatera.studies.tuner import Tuner
 

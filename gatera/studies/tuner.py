@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Mapping
 
 from gatera.errors import InputError
-from gatera.studies import schedule
+from gatera.studies import search
 from gatera.studies.plan import TUNING_SUFFIX, Plan
 from gatera.studies.progress import Snapshot, take_snapshot
-from gatera.studies.schedule import Course, Search
+from gatera.studies.search import Course, Search
 from gatera.studies.store import Store
 from gatera.studies.tuning import (
     Choice,
@@ -84,7 +84,7 @@ class Tuner:
             row.catch_up()
             name = f"{self.plan.stem}.{row.variant}"
             keys = [trial.key for trial in row.trials]
-            schedule.sync_search(self._store, name, row.search.ended, keys)
+            search.sync_search(self._store, name, row.search.ended, keys)
 
 
 def _at(trial: Trial, values: Mapping[str, float]) -> Trial:
@@ -188,7 +188,7 @@ class _Row:
         A trial counts as pruned where its course says so, however far it came before it was told.
         """
         key, store = trial.key, self._store
-        course = Course(self._values(trial), schedule.validations(store, key))
+        course = Course(self._values(trial), search.validations(store, key))
         result = store.result(key)
         if (step := self.search.judge(place, course)) is not None:
             if prunes and result is None:

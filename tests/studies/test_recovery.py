@@ -13,7 +13,7 @@ from test_schedule import optuna_trials
 from views import content
 
 from gatera.errors import InputError
-from gatera.studies import schedule, tracking
+from gatera.studies import search, tracking
 from gatera.studies.crew import Crew
 from gatera.studies.launch import Slots, choose
 from gatera.studies.launch.local import LocalLauncher
@@ -103,12 +103,12 @@ def test_both_views_are_rebuilt_equal_from_the_store(run, store, plan, tmp_path)
 
 def test_damaged_views_are_set_aside_and_made_again(tracked, plan, tmp_path):
     commit_result(tracked, plan.trials[0], 0.5)
-    schedule.sync(tracked, [plan])
+    search.sync(tracked, [plan])
     journal, database = (tracked.folder / name for name in ("optuna.journal", "mlflow.db"))
     lines = journal.read_text().splitlines()
     journal.write_text("\n".join([lines[0], lines[1][:20], *lines[2:]]) + "\n")
     database.write_bytes(b"no database at all" * 100)
-    schedule.sync(tracked, [plan])
+    search.sync(tracked, [plan])
     tracking.Tracker(tracked, plan, None).sync()
     assert [t.user_attrs["key"] for t in optuna_trials(tracked)] == [t.key for t in plan.trials]
     assert len(content(tracked.folder, tmp_path / "copy.db")[0]) == 2

@@ -19,11 +19,12 @@ from test_schedule import optuna_trials
 from gatera.errors import InputError
 from gatera.reports.cells import tuning_cells
 from gatera.reports.tables import build_table
-from gatera.studies import Study, Tuning, Variant, schedule
+from gatera.studies import Study, Tuning, Variant
 from gatera.studies.catalog import LoadedStudy
 from gatera.studies.gather import gather
 from gatera.studies.plan import Plan, Request, make_plan
 from gatera.studies.progress import take_snapshot, whole_line
+from gatera.studies.search import Course, Search
 from gatera.studies.store import Failure, Store
 from gatera.studies.tuner import Tuner
 from gatera.studies.tuning import Choice, Range, TunedRow, values_of
@@ -301,7 +302,7 @@ def test_a_hopeless_trial_is_pruned_by_the_rounds_before_and_is_no_failure(store
 
 def test_what_is_pruned_depends_on_no_trial_of_the_same_round():
     for pruner in ("median", "hyperband"):
-        search = schedule.Search(
+        search = Search(
             {RATE: Range(1e-4, 1e-1, log=True)},
             seed=0,
             round_size=3,
@@ -314,11 +315,11 @@ def test_what_is_pruned_depends_on_no_trial_of_the_same_round():
         values += [search.propose(values)]
         assert len({each[RATE] for each in values}) == 3
         good = {10: 0.5, 20: 0.5, 30: 0.5}
-        courses = [schedule.Course(each, good, 0.5) for each in values]
+        courses = [Course(each, good, 0.5) for each in values]
         assert [search.judge(n, c) for n, c in enumerate(courses)] == [None] * 3
         for _ in range(3):
             search.conclude(courses)
-        bad = schedule.Course(values[0], dict.fromkeys(good, 0.25))
+        bad = Course(values[0], dict.fromkeys(good, 0.25))
         judged = {search.judge(place, bad) for place in range(3)}
         assert judged == ({10} if pruner == "median" else judged)
         assert judged & {10, 20, 30}
