@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -126,23 +127,46 @@ def take_snapshot(
             results[trial.key] = result
     # A trial that was resumed says little about how long one takes, but more than nothing.
     whole = {key: result for key, result in results.items() if result.attempt == 1} or results
-    seconds = {key: _seconds(result) for key, result in whole.items()}
+    seconds = {key: busy_seconds(result) for key, result in whole.items()}
     return Snapshot(plan, statuses, seconds, _training_share(list(whole.values())))
 
 
-def _seconds(result: TrialResult) -> float:
-    """Return how long a trial kept its worker busy, loading and saving included."""
+def busy_seconds(result: TrialResult) -> float:
+    """Return how long an attempt kept its worker busy, loading and saving included."""
     return float(result.measured.get("attempt_seconds", result.seconds))
 
 
 def _training_share(results: Sequence[TrialResult]) -> float:
     """Return which share of a trial's time scoring leaves; 1 where nothing was measured."""
     shares = [
-        1 - result.measured.get("eval_seconds", 0.0) / _seconds(result)
+        1 - result.measured.get("eval_seconds", 0.0) / busy_seconds(result)
         for result in results
-        if result.config["adapter"] is not None and _seconds(result)
+        if result.config["adapter"] is not None and busy_seconds(result)
     ]
     return fmean(shares) if shares else 1.0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A trial on its validation items, in the course of its training."""
+
+    accuracy: float
+    is_last: bool  # whether training had ended: it then says nothing that the result does not say
+
+
+def validations(store: Store, key: str) -> dict[int, Validation]:
+    """Return a trial's validations by step.
+
+    A later attempt's replaces an earlier's: another one only where the code changed between.
+    """
+    found: dict[int, Validation] = {}
+    for attempt in store.attempts(key):
+        for line in store.metrics(key, attempt):
+            if isinstance(accuracy := line.get("val/accuracy"), int | float):
+                step = int(line.get("step") or 0)
+                last = float(line.get("max_steps") or math.inf)
+                found[step] = Validation(float(accuracy), is_last=step >= last)
+    return found
 
 
 def whole_line(snapshot: Snapshot) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from made_up import CODE, commit_result
 from made_up_work import merit_of, run_here, start_run
+from optuna.distributions import FloatDistribution
 from processes import noted
-from test_schedule import optuna_trials
+from test_optuna_view import optuna_trials
 
 from gatera.errors import InputError
 from gatera.reports.cells import tuning_cells
@@ -432,9 +433,18 @@ def test_a_killed_run_tunes_on_then_runs_the_seeds_at_the_best_point(
     assert rate in line
     assert "train.learning_rate 0.0001 to 0.1, train.entropy_weight 0.0001 to 1" in line
     assert "Nothing was tuned" not in text
-    told = optuna_trials(store, "made_up.tiny.tuning.gatera")
-    assert [t.user_attrs["key"] for t in told] == [t.key for t in tried]
-    assert [t.params for t in told] == [values_of(t, row.space) for t in tried]
+    all_told = optuna_trials(store, "made_up.tiny.tuning")
+    assert len(all_told) == 18
+    told = {t.user_attrs["key"]: t for t in all_told if t.user_attrs["row"] == "gatera"}
+    assert {key: t.params for key, t in told.items()} == {
+        t.key: values_of(t, row.space) for t in tried
+    }
+    space = {name: FloatDistribution(each[0], each[1], log=True) for name, each in SEARCH.items()}
+    assert all(t.distributions == space for t in told.values())
+    finished = {t.key: merit_of(t) for t in tried if store.has_result(t.key)}
+    assert {key: t.value for key, t in told.items() if t.state.name == "COMPLETE"} == finished
+    assert all(told[key].last_step == 4 for key in finished)
+    assert len(optuna_trials(store, "made_up.tiny")) == 7
     attempts = {t.key: store.newest_attempt(t.key) for t in (*settled.trials, *tried)}
     again = run()
     assert again.report.markdown == text
