@@ -12,14 +12,14 @@ VIEWS = ("optuna.journal", "mlflow.db")
 
 
 def content(store: Path, copy: Path) -> tuple[dict[str, Any], list[Any]]:
-    """Return what both views say of all studies, without numbers and times of their own.
+    """Return what both views say of all studies, without numbers of their own and MLflow's times.
 
     Args:
         store: Its folder.
         copy: Where the database is copied to: MLflow keeps one open, deleted or not.
 
     Returns:
-        MLflow's runs by name, and Optuna's trials in their order.
+        MLflow's runs by name, and Optuna's trials by study and key.
     """
     return _runs(store, copy), _trials(store)
 
@@ -56,11 +56,13 @@ def _trials(store: Path) -> list[Any]:
     from optuna.storages.journal import JournalFileBackend
 
     storage = JournalStorage(JournalFileBackend(str(store / "optuna.journal")))
-    return [
-        (name, trial.params, trial.value, trial.state, trial.user_attrs, trial.intermediate_values)
-        for name in sorted(optuna.get_all_study_names(storage))
-        for trial in optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
-    ]
+    found = []
+    for name in optuna.get_all_study_names(storage):
+        for trial in optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False):
+            told = (trial.state, trial.value, trial.params, trial.intermediate_values)
+            times = (trial.datetime_start, trial.datetime_complete)
+            found.append((name, trial.user_attrs["key"], trial.user_attrs, told, times))
+    return sorted(found, key=lambda each: each[:2])
 
 
 def differences_to_rebuilt(store: Path, folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ unless the study says that it knows.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from gatera.errors import InputError
 from gatera.studies.spec import Variant
@@ -30,6 +30,27 @@ def differing_fields(config: _Config, reference: _Config) -> dict[str, tuple[Jso
             if ours.get(name) != theirs.get(name):
                 found[f"{section}.{name}"] = (theirs.get(name), ours.get(name))
     return found
+
+
+def flat_fields(config: _Config) -> dict[str, Json]:
+    """Return "section.field" -> value of a resolved configuration."""
+    return {
+        f"{section}.{name}": value
+        for section, fields in config.items()
+        for name, value in (fields or {}).items()
+    }
+
+
+def varied_fields(configs: Iterable[_Config]) -> list[str]:
+    """Return the fields, "section.field", that have not one value in all of `configs`.
+
+    One that some of them lack is among these only where the others differ in it.
+    """
+    values: dict[str, set[str]] = {}
+    for config in configs:
+        for name, value in flat_fields(config).items():
+            values.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
+    return sorted(name for name, found in values.items() if len(found) > 1)
 
 
 def undeclared_differences(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,6 +133,29 @@ def _training_share(results: Mapping[str, TrialResult], seconds: Mapping[str, fl
         if not result.is_frozen and seconds[key]
     ]
     return fmean(shares) if shares else 1.0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A trial on its validation items, in the course of its training."""
+
+    accuracy: float
+    is_last: bool  # whether training had ended: it then says nothing that the result does not say
+
+
+def validations(store: Store, key: str) -> dict[int, Validation]:
+    """Return a trial's validations by step.
+
+    A later attempt's replaces an earlier's: another one only where the code changed between.
+    """
+    found: dict[int, Validation] = {}
+    for attempt in store.attempts(key):
+        for line in store.metrics(key, attempt):
+            if isinstance(accuracy := line.get("val/accuracy"), int | float):
+                step = int(line.get("step") or 0)
+                last = float(line.get("max_steps") or math.inf)
+                found[step] = Validation(float(accuracy), is_last=step >= last)
+    return found
 
 
 def whole_line(snapshot: Snapshot) -> str:

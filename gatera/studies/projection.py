@@ -18,6 +18,7 @@ from gatera.studies.store import Store
 from gatera.trial import Json
 
 if TYPE_CHECKING:
+    from gatera.studies.optuna_view import OptunaView
     from gatera.studies.tracking import Tracker
 
 _PROJECT_SECONDS = 3.0
@@ -36,6 +37,7 @@ class Projector(threading.Thread):
         self._max_attempts = max_attempts
         self._stop_event = threading.Event()
         self._faults: dict[str, str] = {}  # by view, of its last projection
+        self._view: OptunaView | None = None
         self._tracker: Tracker | None = None
         self._files: tuple[Path, ...] = ()
 
@@ -44,13 +46,25 @@ class Projector(threading.Thread):
         ends = False
         while True:
             with self._noting("Optuna"):
-                project_optuna(self._store, self._plan, self._max_attempts)
+                self._project_optuna()
             with self._noting("MLflow"):
                 self._project_mlflow(ends=ends)
             if ends:
                 break
             ends = self._stop_event.wait(_PROJECT_SECONDS)
         self.warnings += self._faults.values()
+
+    def _project_optuna(self) -> None:
+        """Bring Optuna up to the store, through a view that is made anew after a fault."""
+        from gatera.studies.optuna_view import OptunaView
+
+        view, self._view = self._view, None
+        if view is None:
+            view = OptunaView(self._store, self._plan, self._max_attempts)
+            if (tuning := _stored_tuning(self._store, self._plan)) is not None:
+                OptunaView(self._store, tuning, self._max_attempts).sync()
+        view.sync()
+        self._view = view
 
     def _project_mlflow(self, *, ends: bool) -> None:
         """Bring MLflow up to the store, through a tracker that is made anew after a fault."""
@@ -104,19 +118,10 @@ def projecting(
             projector.finish()
 
 
-def project_optuna(store: Store, plan: Plan, max_attempts: int | None) -> None:
-    """Bring Optuna's study up to date, with every stored plan that shares it."""
-    from gatera.studies import schedule
-
-    others = [store.plan(stem) for stem in store.stems() if stem != plan.stem]
-    shared = [
-        p for p in others if (p.study, p.scale) == (plan.study, plan.scale) and not p.is_tuning
-    ]
-    schedule.sync(store, [plan, *shared], max_attempts)
-    if plan.tuning is not None:
-        from gatera.studies.tuner import Tuner
-
-        Tuner(store, plan, max_attempts=max_attempts).project()
+def _stored_tuning(store: Store, plan: Plan) -> Plan | None:
+    """Return the plan of another's tuning trials; None where it has none yet."""
+    stem = f"{plan.stem}{TUNING_SUFFIX}"
+    return store.plan(stem) if plan.tuning is not None and stem in store.stems() else None
 
 
 def project_tuning_trials(
@@ -125,11 +130,11 @@ def project_tuning_trials(
     """Bring MLflow's view of a plan's tuning trials up to the store, where it has any."""
     from gatera.studies.tracking import Tracker
 
-    stem = f"{plan.stem}{TUNING_SUFFIX}"
-    if plan.tuning is not None and stem in store.stems():
-        tracker = Tracker(store, store.plan(stem), uri, max_attempts)
+    tuning = _stored_tuning(store, plan)
+    if tuning is not None:
+        tracker = Tracker(store, tuning, uri, max_attempts)
         tracker.sync()
-        if plan.tuning.is_settled:
+        if plan.tuning is not None and plan.tuning.is_settled:
             tracker.log_report({})
 
 
@@ -147,14 +152,16 @@ def rebuild(store: Store, uri: str | None, max_attempts: int | None) -> list[Jso
 
     A plan whose trials are all finished has its report among MLflow's artifacts, as after its run.
     """
+    from gatera.studies.optuna_view import OptunaView, drop_other_studies
     from gatera.studies.tracking import Tracker
 
     rows: list[Json] = []
+    drop_other_studies(store, store.stems())
     for stem in store.stems():
         plan = store.plan(stem)
+        OptunaView(store, plan, max_attempts).sync()
         if plan.is_tuning:  # of another plan, which comes with it
             continue
-        project_optuna(store, plan, max_attempts)
         project_tuning_trials(store, plan, uri, max_attempts)
         tracker = Tracker(store, plan, uri, max_attempts)
         tracker.sync()

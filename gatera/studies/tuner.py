@@ -10,11 +10,10 @@ import dataclasses
 from collections.abc import Mapping
 
 from gatera.errors import InputError
-from gatera.studies import schedule
 from gatera.studies.configuration import with_values
 from gatera.studies.plan import TUNING_SUFFIX, Plan
-from gatera.studies.progress import Snapshot, take_snapshot
-from gatera.studies.schedule import Course, Search
+from gatera.studies.progress import Snapshot, take_snapshot, validations
+from gatera.studies.search import Course, Search
 from gatera.studies.store import Store
 from gatera.studies.tuning import Choice, PlannedTuning, TunedRow, tuning_trial, values_of
 from gatera.trial import Trial, TrialResult
@@ -64,14 +63,6 @@ class Tuner:
             tuning=dataclasses.replace(self._tuning, rows=rows),
             trials=tuple(_at(trial, chosen.get(trial.variant, {})) for trial in self._plan.trials),
         )
-
-    def project(self) -> None:
-        """Bring Optuna's view of each row's search up to the rounds that have ended."""
-        for row in self._rows:
-            row.catch_up()
-            name = f"{self.plan.stem}.{row.variant}"
-            keys = [trial.key for trial in row.trials]
-            schedule.sync_search(self._store, name, row.search.ended, keys)
 
 
 def _at(trial: Trial, values: Mapping[str, float]) -> Trial:
@@ -143,7 +134,7 @@ class _Row:
 
     def advance(self) -> bool:
         """End rounds, prune, and propose the next round; return whether there are new trials."""
-        self.catch_up(prunes=True)
+        self._catch_up()
         start = len(self.search.ended)
         due = min(start + self._tuning.round_size, self._tuning.trials)
         begun = len(self.trials)
@@ -152,14 +143,14 @@ class _Row:
             self.trials.append(tuning_trial(self._tuning, self._open_trial, values))
         return len(self.trials) > begun
 
-    def catch_up(self, *, prunes: bool = False) -> None:
+    def _catch_up(self) -> None:
         """Conclude the rounds whose trials have all ended."""
         while not self.has_ended:
             start = len(self.search.ended)
             size = min(self._tuning.round_size, self._tuning.trials - start)
             trials = self.trials[start : start + size]
             for place, trial in enumerate(trials):
-                course = self._courses.get(trial.key) or self._course(place, trial, prunes)
+                course = self._courses.get(trial.key) or self._course(place, trial)
                 if course is not None:
                     self._courses[trial.key] = course
             if len(trials) < size or not all(trial.key in self._courses for trial in trials):
@@ -169,16 +160,21 @@ class _Row:
     def _values(self, trial: Trial) -> dict[str, float]:
         return values_of(trial, self.tuned.space)
 
-    def _course(self, place: int, trial: Trial, prunes: bool) -> Course | None:
+    def _course(self, place: int, trial: Trial) -> Course | None:
         """Return the course of a trial that has ended; None of one that has not.
 
         A trial counts as pruned where its course says so, however far it came before it was told.
         """
         key, store = trial.key, self._store
-        course = Course(self._values(trial), schedule.validations(store, key))
+        accuracies = {
+            step: each.accuracy
+            for step, each in validations(store, key).items()
+            if not each.is_last
+        }
+        course = Course(self._values(trial), accuracies)
         result = store.result(key)
         if (step := self.search.judge(place, course)) is not None:
-            if prunes and result is None:
+            if result is None:
                 store.prune(key, step)
             return course
         if result is not None:
@@ -187,7 +183,7 @@ class _Row:
             if store.failures(key)[-1].ended == "not_finite":
                 self._diverged.add(key)
                 return course
-        elif prunes and store.is_pruned(key) and not store.is_running(key):
+        elif store.is_pruned(key) and not store.is_running(key):
             store.revive(key)  # other results than today's had spoken against it
         return None
 

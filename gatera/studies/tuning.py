@@ -1,6 +1,6 @@
 """What tuning is, in plain values: each row's search space, its trials, and its choice. Pure.
 
-`schedule.py` has the search itself (Optuna), `tuner.py` carries it out on a store.
+`search.py` has the search itself (Optuna), `tuner.py` carries it out on a store.
 """
 
 from __future__ import annotations

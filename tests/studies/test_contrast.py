@@ -10,7 +10,7 @@ import pytest
 from gatera.errors import InputError
 from gatera.studies import Study, Variant
 from gatera.studies.catalog import LoadedStudy
-from gatera.studies.contrast import differing_fields, undeclared_differences
+from gatera.studies.contrast import differing_fields, undeclared_differences, varied_fields
 from gatera.studies.plan import Plan, Request, make_plan
 
 
@@ -128,3 +128,13 @@ def test_run_ends_with_2_and_names_the_field_where_plan_shows_it(tmp_path, flip)
     answer = json.loads(gatera("plan", "flipped.py", "--json", cwd=tmp_path).stdout)
     assert answer["variants"]["hira"]["undeclared"] == [name]
     assert answer["variants"]["hira"]["differs"]["adapter.gate"] == ["token", "none"]
+
+
+def test_a_field_varies_where_those_that_have_it_differ_in_it():
+    configs = [
+        {"adapter": {"gate": "token", "r": 4, "names": ["q"]}, "train": {"epochs": None}},
+        {"adapter": {"gate": "none", "r": 4, "names": ["q"]}, "train": {"epochs": 1, "extra": 1}},
+        {"adapter": None, "train": {"epochs": 1}},
+    ]
+    assert varied_fields(configs) == ["adapter.gate", "train.epochs"]
+    assert varied_fields(configs[1:]) == []

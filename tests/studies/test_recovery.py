@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from made_up import commit_result
 from made_up_work import run_here
-from test_schedule import optuna_trials
+from test_optuna_view import optuna_trials
 from views import content
 
 from gatera.errors import InputError
-from gatera.studies import schedule, tracking
+from gatera.studies import tracking
 from gatera.studies.crew import Crew
 from gatera.studies.launch import Slots, choose
 from gatera.studies.launch.local import LocalLauncher
+from gatera.studies.optuna_view import OptunaView
 from gatera.studies.progress import failure_lines, take_snapshot
 
 
@@ -102,16 +103,18 @@ def test_both_views_are_rebuilt_equal_from_the_store(run, store, plan, tmp_path)
 
 
 def test_damaged_views_are_set_aside_and_made_again(tracked, plan, tmp_path):
-    commit_result(tracked, plan.trials[0], 0.5)
-    schedule.sync(tracked, [plan])
+    for trial in plan.trials[:2]:
+        commit_result(tracked, trial, 0.5)
+    OptunaView(tracked, plan).sync()
     journal, database = (tracked.folder / name for name in ("optuna.journal", "mlflow.db"))
     lines = journal.read_text().splitlines()
     journal.write_text("\n".join([lines[0], lines[1][:20], *lines[2:]]) + "\n")
     database.write_bytes(b"no database at all" * 100)
-    schedule.sync(tracked, [plan])
+    OptunaView(tracked, plan).sync()
     tracking.Tracker(tracked, plan, None).sync()
-    assert [t.user_attrs["key"] for t in optuna_trials(tracked)] == [t.key for t in plan.trials]
-    assert len(content(tracked.folder, tmp_path / "copy.db")[0]) == 2
+    keys = [t.user_attrs["key"] for t in optuna_trials(tracked)]
+    assert keys == [t.key for t in plan.trials[:2]]
+    assert len(content(tracked.folder, tmp_path / "copy.db")[0]) == 3
     for path in (journal, database):
         assert path.with_name(f"{path.name}.damaged-1").exists()
 

@@ -6,9 +6,10 @@ import threading
 import pytest
 from made_up import commit_result, note_end
 from mlflow.tracking import MlflowClient
-from test_schedule import optuna_trials
+from test_optuna_view import optuna_trials
 
-from gatera.studies import schedule, tracking
+from gatera.studies import tracking
+from gatera.studies.optuna_view import OptunaView
 
 
 def runs_of(store, plan):
@@ -108,8 +109,10 @@ def test_a_trial_fails_in_both_views_at_the_limit_that_was_asked_for(tracked, pl
         note_end(tracked, trial.key, attempt, "bug", "it broke", "")
     tracking.Tracker(tracked, plan, None, max_attempts=3).sync()
     assert [child.info.status for child in runs_of(tracked, plan)[2]] == ["RUNNING"]
-    schedule.sync(tracked, [plan], max_attempts=3)
-    assert "FAIL" not in {trial.state.name for trial in optuna_trials(tracked)}
+    OptunaView(tracked, plan, max_attempts=3).sync()
+    assert optuna_trials(tracked) == []
+    OptunaView(tracked, plan).sync()
+    assert [trial.state.name for trial in optuna_trials(tracked)] == ["FAIL"]
 
 
 def test_a_pruned_trial_is_a_killed_run(tracked, plan):

@@ -13,17 +13,19 @@ from pathlib import Path
 import pytest
 from made_up import commit_result, note_end
 from made_up_work import merit_of, run_here, start_run
+from optuna.distributions import FloatDistribution
 from processes import noted
-from test_schedule import optuna_trials
+from test_optuna_view import optuna_trials
 
 from gatera.errors import InputError
 from gatera.reports.cells import tuning_cells
 from gatera.reports.tables import build_table
-from gatera.studies import Study, Tuning, Variant, schedule
+from gatera.studies import Study, Tuning, Variant
 from gatera.studies.catalog import LoadedStudy
 from gatera.studies.gather import gather
 from gatera.studies.plan import Plan, Request, make_plan
 from gatera.studies.progress import take_snapshot, whole_line
+from gatera.studies.search import Course, Search
 from gatera.studies.store import Store
 from gatera.studies.tuner import Tuner
 from gatera.studies.tuning import Choice, Range, TunedRow, values_of
@@ -301,7 +303,7 @@ def test_a_hopeless_trial_is_pruned_by_the_rounds_before_and_is_no_failure(store
 
 def test_what_is_pruned_depends_on_no_trial_of_the_same_round():
     for pruner in ("median", "hyperband"):
-        search = schedule.Search(
+        search = Search(
             {RATE: Range(1e-4, 1e-1, log=True)},
             seed=0,
             round_size=3,
@@ -314,11 +316,11 @@ def test_what_is_pruned_depends_on_no_trial_of_the_same_round():
         values += [search.propose(values)]
         assert len({each[RATE] for each in values}) == 3
         good = {10: 0.5, 20: 0.5, 30: 0.5}
-        courses = [schedule.Course(each, good, 0.5) for each in values]
+        courses = [Course(each, good, 0.5) for each in values]
         assert [search.judge(n, c) for n, c in enumerate(courses)] == [None] * 3
         for _ in range(3):
             search.conclude(courses)
-        bad = schedule.Course(values[0], dict.fromkeys(good, 0.25))
+        bad = Course(values[0], dict.fromkeys(good, 0.25))
         judged = {search.judge(place, bad) for place in range(3)}
         assert judged == ({10} if pruner == "median" else judged)
         assert judged & {10, 20, 30}
@@ -431,9 +433,18 @@ def test_a_killed_run_tunes_on_then_runs_the_seeds_at_the_best_point(
     assert rate in line
     assert "train.learning_rate 0.0001 to 0.1, train.entropy_weight 0.0001 to 1" in line
     assert "Nothing was tuned" not in text
-    told = optuna_trials(store, "made_up.tiny.tuning.gatera")
-    assert [t.user_attrs["key"] for t in told] == [t.key for t in tried]
-    assert [t.params for t in told] == [values_of(t, row.space) for t in tried]
+    all_told = optuna_trials(store, "made_up.tiny.tuning")
+    assert len(all_told) == 18
+    told = {t.user_attrs["key"]: t for t in all_told if t.user_attrs["row"] == "gatera"}
+    assert {key: t.params for key, t in told.items()} == {
+        t.key: values_of(t, row.space) for t in tried
+    }
+    space = {name: FloatDistribution(each[0], each[1], log=True) for name, each in SEARCH.items()}
+    assert all(t.distributions == space for t in told.values())
+    finished = {t.key: merit_of(t) for t in tried if store.has_result(t.key)}
+    assert {key: t.value for key, t in told.items() if t.state.name == "COMPLETE"} == finished
+    assert all(told[key].last_step == 4 for key in finished)
+    assert len(optuna_trials(store, "made_up.tiny")) == 7
     attempts = {t.key: store.newest_attempt(t.key) for t in (*settled.trials, *tried)}
     again = run()
     assert again.report.markdown == text

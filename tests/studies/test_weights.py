@@ -1,4 +1,4 @@
-"""Two keys: weights are trained once, and scored as often as somebody asks something else of them."""
+"""Two keys: weights are trained once, and scored as often as somebody asks for other scores."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ def test_keys_are_what_they_were(plan):
 def test_a_seed_of_its_own_says_what_the_trials_seed_would(study, plan):
     trial = plan.trials_of("gatera")[1]
     own = {f"train.{name}_seed": 1 for name in ("order", "init", "dropout")}
-    assert {t.training_key for t in make_plan(study, Request(overrides=own)).trials_of("gatera")} == {
-        trial.training_key
-    }
+    assert {
+        t.training_key for t in make_plan(study, Request(overrides=own)).trials_of("gatera")
+    } == {trial.training_key}
 
 
 def test_a_column_added_to_a_finished_study_trains_nothing(tracked, study, tmp_path):
@@ -121,7 +121,9 @@ def test_a_column_added_to_a_finished_study_trains_nothing(tracked, study, tmp_p
 
 
 def test_two_open_trials_of_one_training_key_never_train_at_once(store, study):
-    plans = [make_plan(study, Request(seeds=1, tasks=(task,))) for task in ("world_use", "world_kin")]
+    plans = [
+        make_plan(study, Request(seeds=1, tasks=(task,))) for task in ("world_use", "world_kin")
+    ]
     for plan in plans:
         store.write_plan(plan)
     workers = [start_worker(store, pause=0.2) for _ in range(3)]
@@ -140,9 +142,10 @@ def test_training_goes_on_from_another_trials_checkpoint(store, study):
     store.write_plan(first)
     begun = first.trials_of("gatera")[0]
     worker = start_worker(store, steps=12, hanging_attempt=1, hangs_after=7)
-    while not (store.attempt_folder(begun.key, 1) / "checkpoints").is_dir() or (
-        (store.progress(begun.key, 1) or {}).get("step") or 0
-    ) < 7:
+    while (
+        not (store.attempt_folder(begun.key, 1) / "checkpoints").is_dir()
+        or ((store.progress(begun.key, 1) or {}).get("step") or 0) < 7
+    ):
         assert worker.poll() is None
     worker.kill()
     worker.wait()
