@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,6 +31,8 @@ def token_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
         logits_to_keep=kept + 1,  # the logits of a token stand one position before it
         use_cache=False,
     )
-    logits = output.logits[:, -(kept + 1) : -1].float()  # (batch, kept, vocabulary)
+    logits = output.logits[:, -(kept + 1) : -1]  # (batch, kept, vocabulary)
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
     targets = labels[:, -kept:][:, -logits.shape[1] :]
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
