@@ -173,6 +173,10 @@ def commit_result(
     claim = store.claim(trial.key, {"worker": "test", "host": "here", "pid": 1, "claimed_at": 0.0})
     assert claim is not None
     folder = store.attempt_folder(trial.key, claim.attempt)
+    here = dataclasses.asdict(Machine.here())
+    store.note_attempt(
+        trial.key, claim.attempt, here | {n: v for n, v in options.items() if n in here}
+    )
     if not (trial.is_frozen or trial.is_tuning):
         store.weights.keep(make_trained(trial, claim.attempt, folder), trial)
     path = store.predictions_path(trial.key, claim.attempt)

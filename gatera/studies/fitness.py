@@ -71,12 +71,10 @@ class Fitness:
         result = self._store.result(trial.key)
         if result is not None and stale_files(trial, result):
             return  # it stands in no table
-        if result is not None:
-            there: Json = result.provenance["scoring"] or result.provenance["training"]
-        elif self._store.is_live(trial.key, attempt):
-            there = self._store.machine(trial.key, attempt)
-        else:
+        if result is None and not self._store.is_live(trial.key, attempt):
             return
+        counts = attempt if result is None else result.attempt
+        there = self._store.machine(trial.key, counts)
         if there is None:  # it has begun just now
             return
         if differing := self._here.differences(there):

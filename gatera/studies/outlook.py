@@ -30,8 +30,8 @@ def trial_outlook(store: Store | None, plan: Plan, snapshot: Snapshot | None) ->
         result = store.result(trial.key) if store is not None else None
         work = _work(store, trial, result, planned) if state in ("waiting", "stale") else None
         reason = status.reason if status is not None else None
-        if state == "done" and result is not None and here is not None:
-            reason = _not_mixed(here, result)
+        if state == "done" and store is not None and result is not None and here is not None:
+            reason = _not_mixed(here, store, result)
         if state == "waiting" and store is not None:
             reason = store.damage(trial.key) or _new_key(store, before, trial)
         planned.add(trial.training_key)
@@ -68,9 +68,12 @@ def _work(store: Store | None, trial: Trial, result: TrialResult | None, planned
     return TRAIN_AND_SCORE if stale else SCORE_ONLY
 
 
-def _not_mixed(here: Machine, result: TrialResult) -> str | None:
+def _not_mixed(here: Machine, store: Store, result: TrialResult) -> str | None:
     """Return what makes a result another machine's than ours; None where nothing does."""
-    found = [each for part in result.parts.values() for each in here.differences(part)]
+    attempts = [(result.key, result.attempt)]
+    if (trained := store.weights.recorded(result.training_key)) is not None:
+        attempts.append((trained.key, trained.attempt))
+    found = [x for each in attempts for x in here.differences(store.machine(*each) or {})]
     return f"not mixed: {', '.join(dict.fromkeys(found))}" if found else None
 
 

@@ -67,16 +67,16 @@ class Machine:
             return cls(versions(), "cuda", gpus.name_of_first())
         return cls(versions(), "cpu", cpu_capability())
 
-    def differences(self, provenance: Mapping[str, Any]) -> list[str]:
-        """Return what was otherwise where a result came from, as `name before → here`."""
-        before = provenance.get("versions") or {}
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """Return what is otherwise on another machine, asked as this one, as `name there → here`."""
+        before = other.get("versions") or {}
         found = [
             f"{name} {before[name]} → {version}"
             for name, version in self.versions.items()
             if name in before and before[name] != version and name != "gatera"
         ]
         for name, here in (("device", self.device), ("processor", self.processor)):
-            there = provenance.get(name)
+            there = other.get(name)
             if there is not None and here is not None and there != here:
                 found.append(f"{name} {there} → {here}")
         return found

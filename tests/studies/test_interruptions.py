@@ -343,7 +343,7 @@ def test_the_claim_timeout_is_positive(tmp_path):
 
 
 def test_where_there_is_a_gpu_no_trial_is_a_fork_of_what_may_have_started_it(
-    store, one_trial, start_method, begun
+    start_method, store, one_trial, begun
 ):
     key = one_trial.key
     end_of(begun(start_worker(store, on_a_device=True)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from made_up import commit_result
+from made_up import commit_result, note_end
 from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
@@ -20,7 +20,7 @@ from gatera.studies import Study, Variant
 from gatera.studies.catalog import LoadedStudy
 from gatera.studies.optuna_view import OptunaView, drop_other_studies
 from gatera.studies.plan import Request, make_plan
-from gatera.studies.store import Failure, Store
+from gatera.studies.store import Store
 from gatera.trial import Trial
 
 COMPLETE, FAIL, PRUNED = (optuna.trial.TrialState[name] for name in ("COMPLETE", "FAIL", "PRUNED"))
@@ -67,7 +67,7 @@ def note_claim(store, trial, attempt, claimed_at):
 def fail(store, trial, *, attempts=(1, 2), claimed_at=0.0):
     for attempt in attempts:
         store.claim(trial.key, {"claimed_at": claimed_at + attempt}).release()
-        store.write_failure(trial.key, Failure(attempt, "bug", "it broke", ""))
+        note_end(store, trial.key, attempt, "bug", "it broke", "", seconds=28.0)
 
 
 def write_validations(store, trial, accuracies, *, attempt=1, first=40):
@@ -108,12 +108,10 @@ def test_times_are_those_of_the_store_whenever_it_is_looked_at(store, plan):
     trial, failed, interrupted = plan.trials[1:4]
     began = datetime(2024, 5, 17, 8, 30, 0, 250_000)
     at = began.timestamp()
-    result = commit(store, trial, 0.5, claimed_at=at)
-    assert result.seconds == 10.0
+    commit(store, trial, 0.5, claimed_at=at)
     store.claim(interrupted.key, {"claimed_at": at}).release()
     commit(store, interrupted, 0.75, claimed_at=at + 60, seconds=4.0)
     fail(store, failed, claimed_at=at)
-    os.utime(store.attempt_folder(failed.key, 2) / "failure.json", (at + 30, at + 30))
     sync(store, plan)
     ended = {key: (t.datetime_start, t.datetime_complete) for key, t in by_key(store).items()}
     assert {key: start.timestamp() - at for key, (start, _) in ended.items()} == {
@@ -127,24 +125,6 @@ def test_times_are_those_of_the_store_whenever_it_is_looked_at(store, plan):
         failed.key: 30,
     }
     assert by_key(store)[trial.key].datetime_start == began
-
-
-def test_the_measured_time_of_the_whole_attempt_counts(store, plan, monkeypatch):
-    trial = plan.trials[1]
-    import made_up
-
-    make_result = made_up.make_result
-
-    def measured(*arguments, **options):
-        made = make_result(*arguments, **options)
-        return dataclasses.replace(made, measured={**made.measured, "attempt_seconds": 12.5})
-
-    monkeypatch.setattr(made_up, "make_result", measured)
-    commit(store, trial, 0.5, claimed_at=1000.0)
-    sync(store, plan)
-    (told,) = optuna_trials(store)
-    assert told.duration.total_seconds() == 12.5
-    assert told.datetime_start.timestamp() == 1000.0
 
 
 def test_a_claim_that_does_not_say_when_it_was_made_has_its_file(store, plan):
@@ -291,7 +271,7 @@ def test_importance_speaks_of_settings_and_never_of_the_seed(store):
         plan,
         lambda trial: (
             0.25
-            if trial.config["adapter"] is None
+            if trial.is_frozen
             else 0.5 + 0.25 * (trial.config["adapter"]["gate"] == "token") + 0.001 * trial.seed
         ),
     )

@@ -449,7 +449,8 @@ def test_a_killed_run_tunes_on_then_runs_the_seeds_at_the_best_point(
     again = run()
     assert again.report.markdown == text
     assert attempts == {key: store.newest_attempt(key) for key in attempts}
-    record = gather(store, settled, code_sha256="d" * 64)
+    monkeypatch.setattr("gatera.studies.store.training_code", lambda config: {"a.py": "new"})
+    record = gather(store, settled)
     assert any("18 of the tuning trials were run by other code" in note for note in record.notes)
 
 
