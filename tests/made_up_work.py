@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from made_up import answers_worth, make_result, make_trained
 
 from gatera import cli
+from gatera.errors import InputError
 from gatera.studies.files import file_sha256
 from gatera.studies.launch import Slots
 from gatera.studies.launch.local import LocalLauncher
@@ -52,6 +53,7 @@ class Course:
     hangs_after: int = 1  # step
     until: str = ""  # it goes on when this file exists; "": never
     saves_when_asked: str = ""  # where a trial notes that SIGTERM let it save
+    refused_variant: str | None = None  # whose trials cannot use what the user gave
     broken_variant: str | None = None  # whose trials fail while `repaired` does not exist
     repaired: str = ""
     full_while: str = ""  # the disk counts as full while this file exists
@@ -81,6 +83,8 @@ def train(
         log.write("train", step, {"train/loss": 1 / step})
         if trial.is_tuning:
             log.write("validate", step, {"val/accuracy": merit * step / course.steps})
+        if trial.variant == course.refused_variant:
+            raise InputError("give something else.")
         if trial.variant == course.broken_variant and not Path(course.repaired).exists():
             raise RuntimeError("a planted bug")
         if course.full_while and Path(course.full_while).exists():

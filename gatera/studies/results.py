@@ -47,7 +47,7 @@ class ResultReader:
             result = TrialResult.from_json(fields)
         except FileNotFoundError:
             return CheckedResult()
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return CheckedResult(None, f"{path} cannot be read", (found, None))
         predictions = self._predictions_path(key, result.attempt)
         signatures = (found, signature(predictions))

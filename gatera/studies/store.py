@@ -131,7 +131,7 @@ class Store:
             raise InputError(
                 f"no plan {stem} in {self.folder}; it holds {known}. `run` writes a plan."
             ) from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"plan {path} cannot be read ({error}); run the study again."
             ) from None
@@ -201,7 +201,7 @@ class Store:
         """Return the numbers of all claims, ascending."""
         try:
             names = os.listdir(self.trial_folder(key))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(int(match[1]) for name in names if (match := _CLAIM.fullmatch(name)))
 
@@ -411,7 +411,7 @@ class Store:
             with (self.attempt_folder(key, attempt) / METRICS_FILE).open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_LINES_BYTES))
                 tail = file.read().decode(errors="replace")
-        except FileNotFoundError:
+        except OSError:
             return None
         lines = json_objects(tail)
         return lines[-1] if lines and lines[-1] else None
@@ -423,7 +423,7 @@ class Store:
         """
         try:
             text = (self.attempt_folder(key, attempt) / METRICS_FILE).read_text(errors="replace")
-        except FileNotFoundError:
+        except OSError:
             return []
         return json_objects(text)[skip:]
 

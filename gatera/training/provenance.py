@@ -68,7 +68,7 @@ class Machine:
         return cls(versions(), "cpu", cpu_capability())
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """Return what is otherwise on another machine, asked as this one, as `name there → here`."""
+        """Return what is otherwise on another machine, each as `name there → here`."""
         before = other.get("versions") or {}
         found = [
             f"{name} {before[name]} → {version}"

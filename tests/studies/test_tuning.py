@@ -409,7 +409,7 @@ def kill_in_the_middle(store):
 
 
 def test_a_killed_run_tunes_on_then_runs_the_seeds_at_the_best_point(
-    run, store, tuned_plan, tmp_path
+    run, store, tuned_plan, tmp_path, monkeypatch
 ):
     store.write_plan(tuned_plan)
     kill_in_the_middle(store)
