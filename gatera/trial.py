@@ -9,6 +9,7 @@ done once, across studies too, and trained weights are scored again without trai
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -50,6 +51,17 @@ def _plain(value: Any) -> Json:
     raise TypeError(f"{type(value).__name__} is nothing that JSON can say")
 
 
+def plain(config: Mapping[str, Json]) -> dict[str, dict[str, Json]]:
+    """Return the sections of a configuration with ranges that tuning searches as JSON."""
+    return {
+        section: {
+            name: _plain(value) if dataclasses.is_dataclass(value) else value
+            for name, value in fields.items()
+        }
+        for section, fields in config.items()
+    }
+
+
 def sha256_of(value: Json) -> str:
     """Return the SHA-256 of the canonical JSON of `value`, in hex."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
@@ -78,12 +90,12 @@ class Trial:
     # key, which has the hash of the items that are left.
     left_out: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The first 16 hex digits of the hash of all that determines the result."""
         return sha256_of({"training": self.training_key, "scoring": self._scored()})[:_KEY_DIGITS]
 
-    @property
+    @functools.cached_property
     def training_key(self) -> str:
         """The first 16 hex digits of the hash of all that determines the weights."""
         identities = {"backbone": self.identities["backbone"]}
@@ -162,7 +174,8 @@ class Trial:
     def to_json(self) -> dict[str, Json]:
         """Return the trial as plain JSON values, its keys included."""
         keys = {"key": self.key, "training_key": self.training_key}
-        return {**keys, **dataclasses.asdict(self)}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**keys, **fields, "config": plain(self.config), "left_out": list(self.left_out)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Json]) -> Trial:

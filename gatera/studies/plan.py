@@ -116,8 +116,10 @@ class Plan:
 
     def to_json(self) -> dict[str, Json]:
         """Return the plan as plain JSON values."""
-        fields = {name: value for name, value in asdict(self).items() if name != "trials"}
-        return {"format": 2, **fields, "trials": [trial.to_json() for trial in self.trials]}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields["tuning"] = None if self.tuning is None else asdict(self.tuning)
+        fields["trials"] = [trial.to_json() for trial in self.trials]
+        return {"format": 2, **fields}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Json]) -> Plan:

@@ -80,6 +80,7 @@ class Store:
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         self.folder = folder.absolute()
         self._reader = ResultReader(self.predictions_path)
+        self._records: dict[tuple[str, int], AttemptRecord] = {}  # by key and attempt
         self.weights = Weights(self.folder, self.attempt_folder, self.is_live)
         marker = self.folder / "format.json"
         if create and not marker.exists():
@@ -336,8 +337,11 @@ class Store:
             write_record(folder, record_of(folder, attempt, ended, earlier=earlier, **fields))
 
     def record(self, key: str, attempt: int) -> AttemptRecord | None:
-        """Return how an attempt ended; None where nobody has said."""
-        return read_record(self.attempt_folder(key, attempt))
+        """Return how an attempt ended; None where nobody has said. It is written once."""
+        found = self._records.get((key, attempt)) or read_record(self.attempt_folder(key, attempt))
+        if found is not None:
+            self._records[key, attempt] = found
+        return found
 
     def records(self, key: str) -> list[AttemptRecord]:
         """Return how the attempts of a trial ended, oldest first."""
