@@ -47,6 +47,15 @@ def setting(default: Any, meaning: str, *, in_key: bool = True, **by_scale: Any)
 
 
 @dataclass(frozen=True)
+class Range:
+    """A setting that tuning chooses: where it is looked for, in place of its value."""
+
+    low: float
+    high: float
+    log: bool = False  # whether it is even in the number's logarithm
+
+
+@dataclass(frozen=True)
 class Setting:
     """One setting, as it is declared."""
 

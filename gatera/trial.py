@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gatera.declaring import Range
 from gatera.settings import declared
 
 Json = Any  # what json.loads may return
@@ -185,13 +186,27 @@ class Trial:
             ValueError: the key in `value` is not the key of its other fields.
         """
         fields = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
-        trial = cls(**{**fields, "left_out": tuple(value.get("left_out", ()))})
+        fields["config"] = _with_ranges(value["config"])
+        fields["left_out"] = tuple(value.get("left_out", ()))
+        trial = cls(**fields)
         if trial.key != value["key"]:
             raise ValueError(
                 f"trial {value['key']} holds fields whose key is {trial.key}; "
                 "the file was changed by hand or by another version of gatera."
             )
         return trial
+
+
+_RANGE = {field.name for field in dataclasses.fields(Range)}
+
+
+def _with_ranges(config: Mapping[str, Json]) -> dict[str, dict[str, Json]]:
+    """Return the sections of a configuration in which `plain` wrote ranges as JSON."""
+
+    def read(value: Json) -> Json:
+        return Range(**value) if isinstance(value, Mapping) and value.keys() == _RANGE else value
+
+    return {s: {name: read(value) for name, value in v.items()} for s, v in config.items()}
 
 
 def hashed(section: str, fields: Mapping[str, Json]) -> dict[str, Json]:

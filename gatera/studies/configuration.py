@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from gatera.declaring import Range as Range
 from gatera.declaring import Setting
 from gatera.errors import InputError
 from gatera.settings import SCALES, SECTIONS, TUNING, declared
@@ -20,15 +20,6 @@ Config = Mapping[str, Mapping[str, Json]]
 
 # Given by an option of its own, so that a report's name says it.
 _BY_OPTION = {"data.tasks": "--tasks A,B"}
-
-
-@dataclass(frozen=True)
-class Range:
-    """A setting that tuning chooses: where it is looked for, in place of its value."""
-
-    low: float
-    high: float
-    log: bool = False  # whether it is even in the number's logarithm
 
 
 def scale_defaults(scale: str) -> dict[str, dict[str, Json]]:
