@@ -74,7 +74,7 @@ def test_list_names_the_shipped_studies_anywhere(tmp_path):
             ["run", "ablation_table5", "--set", 'adapter.target_modules=["w_proj"]'],
             ["w_proj", "q_proj"],
         ),
-        (["run", "ablation_table5", "--store", "newer"], ["has format 2"]),
+        (["run", "ablation_table5", "--store", "newer"], ["has format 3"]),
         (["status", "ablation_table5"], ["no store at gatera-store"]),
         (["report", "ablation_table5"], ["no store at gatera-store"]),
     ],
@@ -83,7 +83,7 @@ def test_what_cannot_be_used_is_one_message_and_changes_nothing(tmp_path, argume
     (tmp_path / "broken.py").write_text("x = 1\nSTUDY = (\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "newer").mkdir()
-    (tmp_path / "newer" / "format.json").write_text('{"format": 2}')
+    (tmp_path / "newer" / "format.json").write_text('{"format": 3}')
     before = sorted(tmp_path.rglob("*"))
     assert_refused(gatera(*arguments, cwd=tmp_path, GATERA_DATA_ROOT=""), *said)
     assert sorted(tmp_path.rglob("*")) == before
