@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +19,6 @@ from gatera.studies.files import file_sha256, link_whole, read_json, set_aside, 
 from gatera.training.code import training_code
 from gatera.training.files import ADAPTER_FOLDER, sync_to_disk
 from gatera.trial import Trained, Trial
-
-_BY = re.compile(r"by\.(\d+)")
 
 
 class Weights:
@@ -101,13 +98,15 @@ class Weights:
 
     def makers(self, training_key: str) -> list[tuple[str, int]]:
         """Return (key, attempt) of each that had the right to train these weights, in order."""
-        found = []
-        for path in self._trained.glob(f"{training_key}.by.*"):
-            match = _BY.fullmatch(path.name.partition(".")[2])
+        found: list[tuple[str, int]] = []
+        while (path := self._maker_path(training_key, len(found) + 1)).exists():  # made in order
             value = read_json(path)
-            if match and isinstance(value, dict):
-                found.append((int(match[1]), str(value.get("key")), int(value.get("attempt", 0))))
-        return [(key, attempt) for _, key, attempt in sorted(found)]
+            value = value if isinstance(value, dict) else {}
+            found.append((str(value.get("key")), int(value.get("attempt", 0))))
+        return found
+
+    def _maker_path(self, training_key: str, number: int) -> Path:
+        return self._trained / f"{training_key}.by.{number}"
 
     def are_made_by_another(self, trial: Trial) -> bool:
         """Return whether a live attempt of another trial trains the weights that `trial` needs."""
@@ -119,7 +118,7 @@ class Weights:
         text = json.dumps({"key": trial.key, "attempt": attempt}) + "\n"
         while not self.are_made_by_another(trial):
             number = len(self.makers(trial.training_key)) + 1
-            if link_whole(self._trained / f"{trial.training_key}.by.{number}", text):
+            if link_whole(self._maker_path(trial.training_key, number), text):
                 return True
         return False
 
