@@ -262,11 +262,27 @@ def test_every_gpu_gets_its_workers(tmp_path, monkeypatch):
     assert slots.workers == 2
 
 
-def test_threads_depend_on_the_options_alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+@pytest.mark.parametrize(
+    ("gpus", "scale", "workers", "a_gpu", "slots"),
+    [
+        ("", "tiny", None, 1, Slots(12, 0, 1)),
+        ("", "tiny", 3, 1, Slots(3, 0, 1)),
+        ("", "small", None, 1, Slots(12, 0, 1)),
+        ("", "small", 3, 1, Slots(3, 0, 4)),
+        ("", "small", 24, 1, Slots(24, 0, 1)),
+        ("0,1", "tiny", None, 1, Slots(2, 1, 6)),
+        ("0,1", "tiny", None, 3, Slots(6, 1, 2)),
+        ("0,1", "small", None, 3, Slots(6, 1, 2)),
+        ("0,1", "small", 4, 1, Slots(4, 1, 3)),
+        ("0,1", "tiny", 4, 1, Slots(4, 1, 3)),
+    ],
+)
+def test_threads_of_all_workers_are_no_more_than_the_cores(
+    tmp_path, monkeypatch, gpus, scale, workers, a_gpu, slots
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     monkeypatch.setattr(choose, "cpu_count", lambda: 12)
-    slots = [choose.local(tmp_path, None, *each, 1)[1] for each in (("tiny", None), ("small", 3))]
-    assert slots == [Slots(12, 0, 1), Slots(3, 0, 4)]
+    assert choose.local(tmp_path, None, scale, workers, a_gpu)[1] == slots
 
 
 def test_slurm_needs_a_number_of_workers(tmp_path):
