@@ -200,7 +200,9 @@ class Tracker:
     def _log_live(self, trial: Trial, run: Run) -> None:
         """Log the points of every attempt whose step is new; a resumed attempt repeats some."""
         run_id = run.info.run_id
-        last = self._last_steps.setdefault(run_id, self._logged_up_to(run))
+        if run_id not in self._last_steps:
+            self._last_steps[run_id] = self._logged_up_to(run)
+        last = self._last_steps[run_id]
         metrics = []
         for attempt in range(1, self._store.newest_attempt(trial.key) + 1):
             read = self._read.get((trial.key, attempt), 0)
