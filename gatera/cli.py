@@ -186,6 +186,7 @@ def _run(options: argparse.Namespace) -> int:
         launcher=launcher,
         slots=slots,
         show=display.show,
+        say=display.say,
     )
     display.end()
     print(outcome.report.markdown)

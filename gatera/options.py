@@ -94,7 +94,9 @@ def add_max_attempts(parser: Parser) -> None:
 
 def add_tracking(parser: Parser) -> None:
     """Where MLflow's view goes."""
-    parser.add_argument("--tracking-uri", metavar="URI", help="default: SQLite in the store")
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="default: SQLite in the store; none: without MLflow"
+    )
 
 
 def add_reporting(parser: Parser) -> None:

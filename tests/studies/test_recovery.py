@@ -1,9 +1,14 @@
 """Runs whose trials only pretend: failures and repairs, damage, lost projections, lost workers."""
 
+import contextlib
+import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +17,9 @@ from made_up_work import run_here
 from test_schedule import optuna_trials
 from views import content
 
+from gatera import cli
 from gatera.errors import InputError
-from gatera.studies import schedule, tracking
+from gatera.studies import projection, schedule, tracking
 from gatera.studies.crew import Crew
 from gatera.studies.launch import Slots, choose
 from gatera.studies.launch.local import LocalLauncher
@@ -114,6 +120,66 @@ def test_damaged_views_are_set_aside_and_made_again(tracked, plan, tmp_path):
     assert len(content(tracked.folder, tmp_path / "copy.db")[0]) == 2
     for path in (journal, database):
         assert path.with_name(f"{path.name}.damaged-1").exists()
+
+
+def test_a_tracking_server_that_is_away_is_told_at_once_and_delays_nothing(
+    run, store, plan, capsys
+):
+    uri = "http://127.0.0.1:9"
+    outcome = run({"pause": 0.5}, tracking_uri=uri)
+    assert outcome.snapshot.counts["done"] == 10
+    told = [line for line in capsys.readouterr().err.splitlines() if "MLflow" in line]
+    assert told == [
+        f"MLflow is not up to date (nothing answers at {uri}; start the server there, or name "
+        "another with --tracking-uri); the trials go on."
+    ]
+    (warning,) = outcome.warnings
+    line = f"python -m gatera.studies sync {store.folder} --tracking-uri {uri}"
+    assert warning.startswith(f"MLflow is not up to date (nothing answers at {uri};")
+    assert warning.endswith(f"; the store is complete, and `{line}` brings it up to date.")
+    assert cli.main(line.split()[3:]) == 2
+    assert f"gatera: nothing answers at {uri}" in capsys.readouterr().err
+
+
+def test_a_run_does_without_mlflow_where_it_is_asked_to(run, store, plan, capsys):
+    (store.folder / "mlflow.db").unlink()
+    outcome = run(tracking_uri="none")
+    assert outcome.snapshot.counts["done"] == 10
+    assert outcome.warnings == ()
+    assert cli.main(["sync", str(store.folder), "--tracking-uri", "none"]) == 0
+    assert capsys.readouterr() == ("made_up.tiny: 10 trials\n", "")
+    assert not (store.folder / "mlflow.db").exists()
+    assert len(optuna_trials(store)) == 10
+
+
+@contextlib.contextmanager
+def a_server_that_knows_no_page():
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_a_tracking_server_is_there_when_it_answers_anything(monkeypatch):
+    with a_server_that_knows_no_page() as port:
+        projection.check_that_it_answers(f"http://127.0.0.1:{port}")
+        projection.check_that_it_answers(f"http://me:secret@127.0.0.1:{port}/mlflow")
+    for uri in (None, "none", "sqlite:///a.db", "databricks"):
+        projection.check_that_it_answers(uri)
+    monkeypatch.setattr(projection, "_ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        with pytest.raises(InputError, match=f"nothing answers at {uri}"):
+            projection.check_that_it_answers(uri)
+        assert time.monotonic() - begun < 5
 
 
 class StandIn:
