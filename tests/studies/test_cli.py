@@ -4,9 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from gatera import cli
+from gatera.studies.store import Store
 
 
 def gatera(*arguments, cwd, **environment):
@@ -69,12 +73,12 @@ def test_list_names_the_shipped_studies_anywhere(tmp_path):
         (["run", "ablation_table5", "--scale", "small", "--data-root", "nowhere"], ["nowhere"]),
         (["run", "ablation_table5", "--scale", "small", "--data-root", "empty"], ["boolq"]),
         (["run", "ablation_table5", "--scale", "huge"], ["invalid choice: 'huge'"]),
-        (["run", "ablation_table5", "--seeds", "0"], ["number of at least 1"]),
+        (["run", "ablation_table5", "--seeds", "0"], ["--seeds: 0 is not a whole number"]),
         (
             ["run", "ablation_table5", "--set", 'adapter.target_modules=["w_proj"]'],
             ["w_proj", "q_proj"],
         ),
-        (["run", "ablation_table5", "--store", "newer"], ["has format 2"]),
+        (["run", "ablation_table5", "--store", "newer"], ["has format 3"]),
         (["status", "ablation_table5"], ["no store at gatera-store"]),
         (["report", "ablation_table5"], ["no store at gatera-store"]),
     ],
@@ -83,10 +87,47 @@ def test_what_cannot_be_used_is_one_message_and_changes_nothing(tmp_path, argume
     (tmp_path / "broken.py").write_text("x = 1\nSTUDY = (\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "newer").mkdir()
-    (tmp_path / "newer" / "format.json").write_text('{"format": 2}')
+    (tmp_path / "newer" / "format.json").write_text('{"format": 3}')
     before = sorted(tmp_path.rglob("*"))
     assert_refused(gatera(*arguments, cwd=tmp_path, GATERA_DATA_ROOT=""), *said)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        *(
+            (option, value, f"{value} is not a whole number of at least 1")
+            for option in ("--seeds", "--workers", "--workers-per-gpu", "--max-attempts")
+            for value in ("-1", "0", "1.5", "three", "")
+        ),
+        *(
+            ("--claim-timeout", value, f"{value} is not a number of seconds above 0")
+            for value in ("0", "-1", "nan", "soon")
+        ),
+    ],
+)
+def test_a_number_that_cannot_be_used_is_named_with_what_is_expected(capsys, option, value, said):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["run", "ablation_table5", option, value])
+    assert f"error: argument {option}: {said}\n" in capsys.readouterr().err
+
+
+def test_more_trials_than_a_plan_takes_are_refused_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    begun = time.monotonic()
+    for seeds in ("5001", "1000000", "1" + 20 * "0"):
+        assert cli.main(["plan", "ablation_table5", "--seeds", seeds]) == 2
+        count = f"{4 * int(seeds):,}"
+        assert capsys.readouterr() == (
+            "",
+            f"gatera: {count} trials are more than a plan takes (20,000); ask for fewer seeds or "
+            "rows.\n",
+        )
+    Store(tmp_path / "gatera-store", create=True)
+    assert cli.main(["status", "ablation_table5", "--seeds", "1" + 20 * "0"]) == 2
+    assert "no plan ablation_table5.tiny." in capsys.readouterr().err
+    assert time.monotonic() - begun < 20
 
 
 def test_a_malformed_record_is_named_by_file_and_number(tmp_path):
