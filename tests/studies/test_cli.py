@@ -69,6 +69,7 @@ def test_list_names_the_shipped_studies_anywhere(tmp_path):
         (["run", "ablation_table5", "--set", "train.stps=3"], ["no setting 'train.stps'"]),
         (["run", "ablation_table5", "--variants", "hyra"], ["no variant 'hyra'", "hira"]),
         (["run", "ablation_table5", "--tasks", "boolkue"], ["unknown task 'boolkue'"]),
+        (["run", "ablation_table5", "--set", "data.train_tasks=none"], ["unknown task 'none'"]),
         (["run", "broken.py"], ["broken.py, line 2"]),
         (["run", "ablation_table5", "--scale", "small", "--data-root", "nowhere"], ["nowhere"]),
         (["run", "ablation_table5", "--scale", "small", "--data-root", "empty"], ["boolq"]),
