@@ -160,6 +160,37 @@ def test_the_paper_scale_counts_the_published_parameters(tmp_path, options, vari
     assert list(tmp_path.iterdir()) == []
 
 
+WITHOUT_DATA = ["plan", "ablation_table5", "--scale", "small", "--tasks", "boolq"]
+
+
+def test_plan_shows_without_data_what_can_be_known(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GATERA_DATA_ROOT", "")
+    assert cli.main(WITHOUT_DATA) == 2
+    shown, said = capsys.readouterr()
+    for text in ("21 trials: 21 waiting", "6,635,520 trainable (4.7010 %)", "cost: not known"):
+        assert text in shown
+    assert "gatera: task boolq: no data root was given (--data-root or" in said
+
+
+def test_plan_gives_no_key_where_data_are_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert cli.main([*WITHOUT_DATA, "--data-root", "empty", "--json"]) == 2
+    printed, said = capsys.readouterr()
+    for name in ("boolq/test.json", "boolq/train.json", "ARC-Easy/train.json"):
+        assert f"empty/commonsense/{name}, which does not exist" in said
+    answer = json.loads(printed)
+    assert answer["missing"] == [line.removeprefix("gatera: ") for line in said.splitlines()]
+    assert len(answer["trials"]) == 21
+    for trial in answer["trials"]:
+        assert trial["key"] is None
+        assert (trial["training_key"] is None) == (trial["variant"] != "frozen")
+        assert trial["state"] == "waiting"
+    assert answer["variants"]["hira"]["trainable_parameters"] == 6_635_520
+    assert answer["estimate"]["trials_left"] == 21
+
+
 def test_plan_shows_trials_and_what_they_can_find(tmp_path):
     done = gatera("plan", "ablation_table5", cwd=tmp_path)
     assert done.returncode == 0
