@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 
 _USAGE_ERROR, _SOME_FAILED, _INTERRUPTED = 2, 3, 130
 _WATCH_SECONDS = 2.0
+# What is wrong with a path that was given, or with who may use it.
+_UNUSABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,14 +63,25 @@ def carry_out(command: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except OSError as error:
-        if not is_full_disk(error):
+        if (said := _what_a_user_can_do(error)) is None:
             raise
-        print(
-            f"gatera: no room left on the disk or quota of {error.filename or 'a file'}; nothing "
-            "that was finished is lost. Make room, and the same command goes on.",
-            file=sys.stderr,
-        )
+        print(f"gatera: {said}", file=sys.stderr)
         return _USAGE_ERROR
+
+
+def _what_a_user_can_do(error: OSError) -> str | None:
+    """Return what to say of a disk or a path that cannot be used; None of any other error."""
+    if is_full_disk(error):
+        return (
+            f"no room left on the disk or quota of {error.filename or 'a file'}; nothing that was "
+            "finished is lost. Make room, and the same command goes on."
+        )
+    if error.errno in _UNUSABLE and error.filename is not None:
+        return (
+            f"{error.filename} cannot be used ({error.strerror}); allow it, or name another folder "
+            "(--store, --report-dir). plan, status and report only read a store."
+        )
+    return None
 
 
 # Commands
@@ -186,6 +203,7 @@ def _run(options: argparse.Namespace) -> int:
         launcher=launcher,
         slots=slots,
         show=display.show,
+        say=display.say,
     )
     display.end()
     print(outcome.report.markdown)
@@ -389,7 +407,9 @@ def _store(options: argparse.Namespace) -> Store:
 
 
 def _existing_store(options: argparse.Namespace) -> Store | None:
-    return _store(options) if (options.store / "format.json").exists() else None
+    folder: Path = options.store
+    there = (folder / "format.json").exists() or (folder.exists() and not folder.is_dir())
+    return _store(options) if there else None
 
 
 # Options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 Parser = argparse.ArgumentParser
@@ -94,7 +95,9 @@ def add_max_attempts(parser: Parser) -> None:
 
 def add_tracking(parser: Parser) -> None:
     """Where MLflow's view goes."""
-    parser.add_argument("--tracking-uri", metavar="URI", help="default: SQLite in the store")
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="default: SQLite in the store; none: without MLflow"
+    )
 
 
 def add_reporting(parser: Parser) -> None:
@@ -120,23 +123,17 @@ def add_allow_mixed(parser: Parser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
-_positive.__name__ = "number of at least 1"  # argparse puts it into its message
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise ValueError(text)
-    return value
-
-
-_seconds.__name__ = "number of seconds above 0"
+    with contextlib.suppress(ValueError):
+        if (value := float(text)) > 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
 
 
 def _names(text: str) -> tuple[str, ...]:

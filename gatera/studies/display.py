@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TextIO
@@ -38,16 +39,36 @@ class Display:
         else:
             self._print_now_and_then(snapshot)
 
+    def say(self, line: str) -> None:
+        """Say a line that stays, above what is drawn over."""
+        self._stream.write(f"{self._to_the_top()}\x1b[0J" if self._drawn else "")
+        print(f"gatera: {line}", file=self._stream, flush=True)
+        self._drawn = 0
+
     def end(self) -> None:
         """Leave the last lines standing."""
         self._drawn = 0
 
     def _redraw(self, lines: list[str]) -> None:
-        up = f"\x1b[{self._drawn}F" if self._drawn else ""
+        # Of what does not fit, a part would be left standing when it is drawn over.
+        columns, rows = self._size()
+        lines = [line[:columns] for line in lines[-(rows - 1) :]]
         body = "".join(f"\x1b[2K{line}\n" for line in lines)
-        self._stream.write(f"{up}{body}\x1b[0J")
+        self._stream.write(f"{self._to_the_top()}{body}\x1b[0J")
         self._stream.flush()
         self._drawn = len(lines)
+
+    def _size(self) -> tuple[int, int]:
+        """Return the terminal's columns and rows, which may change while we draw."""
+        try:
+            size = os.get_terminal_size(self._stream.fileno())
+        except OSError:
+            size = os.terminal_size((0, 0))
+        return size.columns or 80, max(2, size.lines or 24)
+
+    def _to_the_top(self) -> str:
+        """Return what moves to the first of the lines that stand."""
+        return f"\x1b[{self._drawn}F" if self._drawn else ""
 
     def _print_now_and_then(self, snapshot: Snapshot) -> None:
         done, now = snapshot.counts["done"], time.monotonic()

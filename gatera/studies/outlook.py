@@ -18,7 +18,8 @@ TRAIN_AND_SCORE, SCORE_ONLY = "train and score", "score only"
 def trial_outlook(store: Store | None, plan: Plan, snapshot: Snapshot | None) -> list[Json]:
     """Return {key, training_key, variant, seed, state, work, reason} of each trial.
 
-    `work` is what is left to do: null of a trial that is done, runs, or is left alone.
+    `work` is what is left to do: null of a trial that is done, runs, or is left alone. A key is
+    null where data that it rests on are missing.
     """
     before = _stored_trials(store, plan)
     here = Machine.here() if store is not None else None
@@ -37,8 +38,10 @@ def trial_outlook(store: Store | None, plan: Plan, snapshot: Snapshot | None) ->
         planned.add(trial.training_key)
         rows.append(
             {
-                "key": trial.key,
-                "training_key": trial.training_key,
+                "key": trial.key if _has_its_data(trial) else None,
+                "training_key": (
+                    trial.training_key if trial.is_frozen or _has_its_data(trial) else None
+                ),
                 "variant": trial.variant,
                 "seed": trial.seed,
                 "state": state,
@@ -47,6 +50,11 @@ def trial_outlook(store: Store | None, plan: Plan, snapshot: Snapshot | None) ->
             }
         )
     return rows
+
+
+def _has_its_data(trial: Trial) -> bool:
+    files = (sha256 for splits in trial.identities["data"].values() for sha256 in splits.values())
+    return None not in files and trial.identities.get("items", "") is not None
 
 
 def _stored_trials(store: Store | None, plan: Plan) -> dict[tuple[str, int], Trial]:

@@ -154,7 +154,7 @@ def make_plan(loaded: LoadedStudy, request: Request, *, strict: bool = True) -> 
     study = loaded.study
     rows = _selected_rows(loaded, request.variants)
     seeds = _seeds(study, request)
-    _refuse_too_many(len(rows) * len(seeds))
+    _refuse_too_many(len(rows) * (request.seeds or len(seeds)))
     base = _shared_config(loaded, request)
     frozen = with_values(base, {"adapter.method": METHOD_FROZEN})
     configs = {FROZEN: as_run(frozen)}
@@ -326,7 +326,7 @@ def _departures(
     }
     if changed:
         departures["set"] = changed
-    if request.seeds is not None and tuple(range(request.seeds)) != tuple(study.seeds):
+    if request.seeds is not None and not _are_first(study.seeds, request.seeds):
         departures["seeds"] = request.seeds
     if base["data"]["tasks"] != default["data"]["tasks"]:
         departures["tasks"] = base["data"]["tasks"]
@@ -335,6 +335,10 @@ def _departures(
         if len(chosen) < len(study.variants):
             departures["variants"] = chosen
     return departures
+
+
+def _are_first(seeds: Sequence[int], count: int) -> bool:
+    return len(seeds) == count and tuple(seeds) == tuple(range(count))
 
 
 def _default(config: Mapping[str, Mapping[str, Json]], tuning: Tuning | None, setting: str) -> Json:

@@ -83,6 +83,8 @@ class Store:
         self._records: dict[tuple[str, int], AttemptRecord] = {}  # by key and attempt
         self.weights = Weights(self.folder, self.attempt_folder, self.is_live)
         marker = self.folder / "format.json"
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{folder} is a file; name a folder with --store.")
         if create and not marker.exists():
             self._create(marker)
         if not marker.is_file():
@@ -101,8 +103,6 @@ class Store:
 
     def _create(self, marker: Path) -> None:
         """Make the marker; what a killed process left of it is no hindrance."""
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"{self.folder} is a file; name a folder with --store.")
         found = self.folder.iterdir() if self.folder.is_dir() else ()
         if any(not path.name.startswith(f".{marker.name}-") for path in found):
             raise InputError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class RunOptions:
     claim_timeout: float  # seconds without progress after which a claim counts as dead
     max_attempts: int | None = None  # None: each kind of failure has its own limit
     retry: str | None = None  # failed or stale
-    tracking_uri: str | None = None  # None: SQLite in the store
+    tracking_uri: str | None = None  # None: SQLite in the store; "none": without MLflow
     report_dir: Path = Path("reports")
     measured: bool = True
     allow_mixed: bool = False
@@ -61,6 +62,7 @@ def run(
     launcher: Launcher,
     slots: Slots,
     show: Callable[[Snapshot], None],
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> Outcome:
     """Run what is missing of `plan`, then write its report.
 
@@ -71,6 +73,7 @@ def run(
         launcher: What starts workers.
         slots: How many there are, and what each has.
         show: Called every half second with where each trial stands.
+        say: Called with a line that should not wait for the end.
 
     Raises:
         InputError: another supervisor holds the store, or the report refuses mixed results.
@@ -92,7 +95,13 @@ def run(
         with projecting(
             store, plan, options.tracking_uri, interrupts, options.max_attempts
         ) as projector:
-            party.follow(plan, lambda: party.look(plan))
+
+            def look() -> Snapshot:
+                for line in projector.news():
+                    say(line)
+                return party.look(plan)
+
+            party.follow(plan, look)
             report = _report(party, plan)
             projector.finish(report.files)
         warnings += [*_unequal_results(store, plan), *projector.warnings]

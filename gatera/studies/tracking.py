@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+# A server that went away is asked again in the next round; MLflow alone would wait for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
 
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
@@ -200,7 +204,9 @@ class Tracker:
     def _log_live(self, trial: Trial, run: Run) -> None:
         """Log the points of every attempt whose step is new; a resumed attempt repeats some."""
         run_id = run.info.run_id
-        last = self._last_steps.setdefault(run_id, self._logged_up_to(run))
+        if run_id not in self._last_steps:
+            self._last_steps[run_id] = self._logged_up_to(run)
+        last = self._last_steps[run_id]
         metrics = []
         for attempt in range(1, self._store.newest_attempt(trial.key) + 1):
             read = self._read.get((trial.key, attempt), 0)

@@ -4,9 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from gatera import cli
+from gatera.studies.store import Store
 
 
 def gatera(*arguments, cwd, **environment):
@@ -65,11 +69,12 @@ def test_list_names_the_shipped_studies_anywhere(tmp_path):
         (["run", "ablation_table5", "--set", "train.stps=3"], ["no setting 'train.stps'"]),
         (["run", "ablation_table5", "--variants", "hyra"], ["no variant 'hyra'", "hira"]),
         (["run", "ablation_table5", "--tasks", "boolkue"], ["unknown task 'boolkue'"]),
+        (["run", "ablation_table5", "--set", "data.train_tasks=none"], ["unknown task 'none'"]),
         (["run", "broken.py"], ["broken.py, line 2"]),
         (["run", "ablation_table5", "--scale", "small", "--data-root", "nowhere"], ["nowhere"]),
         (["run", "ablation_table5", "--scale", "small", "--data-root", "empty"], ["boolq"]),
         (["run", "ablation_table5", "--scale", "huge"], ["invalid choice: 'huge'"]),
-        (["run", "ablation_table5", "--seeds", "0"], ["number of at least 1"]),
+        (["run", "ablation_table5", "--seeds", "0"], ["--seeds: 0 is not a whole number"]),
         (
             ["run", "ablation_table5", "--set", 'adapter.target_modules=["w_proj"]'],
             ["w_proj", "q_proj"],
@@ -87,6 +92,43 @@ def test_what_cannot_be_used_is_one_message_and_changes_nothing(tmp_path, argume
     before = sorted(tmp_path.rglob("*"))
     assert_refused(gatera(*arguments, cwd=tmp_path, GATERA_DATA_ROOT=""), *said)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        *(
+            (option, value, f"{value} is not a whole number of at least 1")
+            for option in ("--seeds", "--workers", "--workers-per-gpu", "--max-attempts")
+            for value in ("-1", "0", "1.5", "three", "")
+        ),
+        *(
+            ("--claim-timeout", value, f"{value} is not a number of seconds above 0")
+            for value in ("0", "-1", "nan", "soon")
+        ),
+    ],
+)
+def test_a_number_that_cannot_be_used_is_named_with_what_is_expected(capsys, option, value, said):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["run", "ablation_table5", option, value])
+    assert f"error: argument {option}: {said}\n" in capsys.readouterr().err
+
+
+def test_more_trials_than_a_plan_takes_are_refused_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    begun = time.monotonic()
+    for seeds in ("5001", "1000000", "1" + 20 * "0"):
+        assert cli.main(["plan", "ablation_table5", "--seeds", seeds]) == 2
+        count = f"{4 * int(seeds):,}"
+        assert capsys.readouterr() == (
+            "",
+            f"gatera: {count} trials are more than a plan takes (20,000); ask for fewer seeds or "
+            "rows.\n",
+        )
+    Store(tmp_path / "gatera-store", create=True)
+    assert cli.main(["status", "ablation_table5", "--seeds", "1" + 20 * "0"]) == 2
+    assert "no plan ablation_table5.tiny." in capsys.readouterr().err
+    assert time.monotonic() - begun < 20
 
 
 def test_a_malformed_record_is_named_by_file_and_number(tmp_path):
@@ -116,6 +158,37 @@ def test_the_paper_scale_counts_the_published_parameters(tmp_path, options, vari
     answer = json.loads(done.stdout)
     assert round(answer["variants"][variant]["trainable_percent"], 4) == percent
     assert list(tmp_path.iterdir()) == []
+
+
+WITHOUT_DATA = ["plan", "ablation_table5", "--scale", "small", "--tasks", "boolq"]
+
+
+def test_plan_shows_without_data_what_can_be_known(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GATERA_DATA_ROOT", "")
+    assert cli.main(WITHOUT_DATA) == 2
+    shown, said = capsys.readouterr()
+    for text in ("21 trials: 21 waiting", "6,635,520 trainable (4.7010 %)", "cost: not known"):
+        assert text in shown
+    assert "gatera: task boolq: no data root was given (--data-root or" in said
+
+
+def test_plan_gives_no_key_where_data_are_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert cli.main([*WITHOUT_DATA, "--data-root", "empty", "--json"]) == 2
+    printed, said = capsys.readouterr()
+    for name in ("boolq/test.json", "boolq/train.json", "ARC-Easy/train.json"):
+        assert f"empty/commonsense/{name}, which does not exist" in said
+    answer = json.loads(printed)
+    assert answer["missing"] == [line.removeprefix("gatera: ") for line in said.splitlines()]
+    assert len(answer["trials"]) == 21
+    for trial in answer["trials"]:
+        assert trial["key"] is None
+        assert (trial["training_key"] is None) == (trial["variant"] != "frozen")
+        assert trial["state"] == "waiting"
+    assert answer["variants"]["hira"]["trainable_parameters"] == 6_635_520
+    assert answer["estimate"]["trials_left"] == 21
 
 
 def test_plan_shows_trials_and_what_they_can_find(tmp_path):

@@ -1,7 +1,15 @@
+import os
+import signal
 import sys
 import time
+from pathlib import Path
 
+import pytest
+
+from gatera.studies.crew import Crew
+from gatera.studies.launch import Slots
 from gatera.studies.launch.local import LocalLauncher
+from gatera.studies.progress import take_snapshot
 from gatera.training import gpus
 from gatera.training.gpus import may_use_gpu, visible_gpus
 
@@ -37,6 +45,59 @@ def test_gpus_share_workers_in_turn(tmp_path, monkeypatch):
     while launcher.alive(ids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert sorted((tmp_path / "workers.log").read_text().split()) == ["4", "4", "7"]
+
+
+class Sleepers(LocalLauncher):
+    """Starts processes that sleep where the supervisor asks for workers."""
+
+    def start(self, count, command, gpus, cpus):
+        return super().start(count, SLEEP, gpus, cpus)
+
+
+def pid_of(worker):
+    return int(worker.split("/")[1])
+
+
+def device_of(worker):
+    environment = Path(f"/proc/{pid_of(worker)}/environ").read_bytes().decode().split("\0")
+    return dict(each.partition("=")[::2] for each in environment)["CUDA_VISIBLE_DEVICES"]
+
+
+@pytest.mark.parametrize("a_gpu", [1, 2])
+def test_a_worker_in_place_of_a_dead_one_takes_its_gpu(store, plan, monkeypatch, a_gpu):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+
+    def crew_of(launcher):
+        """Return a crew that tends the plan, and whom it has."""
+        options = {"max_attempts": None, "claim_timeout": 60.0}
+        crew = Crew(store, plan.stem, launcher, Slots(4 * a_gpu, gpus=1), **options)
+
+        def tend():
+            crew.look()
+            crew.tend(take_snapshot(store, plan))
+            return crew._alive
+
+        return crew, tend
+
+    def replaced(tend, device):
+        """Kill a worker on a device; return where the one in its place is."""
+        before = tend()
+        dead = next(worker for worker in before if device_of(worker) == device)
+        os.kill(pid_of(dead), signal.SIGKILL)
+        while Path(f"/proc/{pid_of(dead)}/stat").read_text().split()[2] != "Z":
+            time.sleep(0.01)
+        (new,) = tend() - before
+        return device_of(new)
+
+    crew, tend = crew_of(Sleepers(store.folder / "logs"))
+    try:
+        assert sorted(map(device_of, tend())) == sorted("0123" * a_gpu)
+        assert [replaced(tend, device) for device in "3021"] == list("3021")
+        crew, again = crew_of(Sleepers(store.folder / "logs"))  # another supervisor takes them over
+        assert [replaced(again, device) for device in "31"] == list("31")
+        assert sorted(map(device_of, again())) == sorted("0123" * a_gpu)
+    finally:
+        crew.stop(at_once=True)
 
 
 def test_no_visible_gpu_is_none(monkeypatch):

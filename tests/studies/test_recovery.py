@@ -1,9 +1,14 @@
 """Runs whose trials only pretend: failures and repairs, damage, lost projections, lost workers."""
 
+import contextlib
+import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +17,9 @@ from made_up_work import run_here
 from test_optuna_view import optuna_trials
 from views import content
 
+from gatera import cli
 from gatera.errors import InputError
-from gatera.studies import tracking
+from gatera.studies import projection, tracking
 from gatera.studies.crew import Crew
 from gatera.studies.launch import Slots, choose
 from gatera.studies.launch.local import LocalLauncher
@@ -117,6 +123,66 @@ def test_damaged_views_are_set_aside_and_made_again(tracked, plan, tmp_path):
     assert len(content(tracked.folder, tmp_path / "copy.db")[0]) == 3
     for path in (journal, database):
         assert path.with_name(f"{path.name}.damaged-1").exists()
+
+
+def test_a_tracking_server_that_is_away_is_told_at_once_and_delays_nothing(
+    run, store, plan, capsys
+):
+    uri = "http://127.0.0.1:9"
+    outcome = run({"pause": 0.5}, tracking_uri=uri)
+    assert outcome.snapshot.counts["done"] == 10
+    told = [line for line in capsys.readouterr().err.splitlines() if "MLflow" in line]
+    assert told == [
+        f"MLflow is not up to date (nothing answers at {uri}; start the server there, or name "
+        "another with --tracking-uri); the trials go on."
+    ]
+    (warning,) = outcome.warnings
+    line = f"python -m gatera.studies sync {store.folder} --tracking-uri {uri}"
+    assert warning.startswith(f"MLflow is not up to date (nothing answers at {uri};")
+    assert warning.endswith(f"; the store is complete, and `{line}` brings it up to date.")
+    assert cli.main(line.split()[3:]) == 2
+    assert f"gatera: nothing answers at {uri}" in capsys.readouterr().err
+
+
+def test_a_run_does_without_mlflow_where_it_is_asked_to(run, store, plan, capsys):
+    (store.folder / "mlflow.db").unlink()
+    outcome = run(tracking_uri="none")
+    assert outcome.snapshot.counts["done"] == 10
+    assert outcome.warnings == ()
+    assert cli.main(["sync", str(store.folder), "--tracking-uri", "none"]) == 0
+    assert capsys.readouterr() == ("made_up.tiny: 10 trials\n", "")
+    assert not (store.folder / "mlflow.db").exists()
+    assert len(optuna_trials(store)) == 10
+
+
+@contextlib.contextmanager
+def a_server_that_knows_no_page():
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_a_tracking_server_is_there_when_it_answers_anything(monkeypatch):
+    with a_server_that_knows_no_page() as port:
+        projection.check_that_it_answers(f"http://127.0.0.1:{port}")
+        projection.check_that_it_answers(f"http://me:secret@127.0.0.1:{port}/mlflow")
+    for uri in (None, "none", "sqlite:///a.db", "databricks"):
+        projection.check_that_it_answers(uri)
+    monkeypatch.setattr(projection, "_ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        with pytest.raises(InputError, match=f"nothing answers at {uri}"):
+            projection.check_that_it_answers(uri)
+        assert time.monotonic() - begun < 5
 
 
 class StandIn:
@@ -265,11 +331,27 @@ def test_every_gpu_gets_its_workers(tmp_path, monkeypatch):
     assert slots.workers == 2
 
 
-def test_threads_depend_on_the_options_alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+@pytest.mark.parametrize(
+    ("gpus", "scale", "workers", "a_gpu", "slots"),
+    [
+        ("", "tiny", None, 1, Slots(12, 0, 1)),
+        ("", "tiny", 3, 1, Slots(3, 0, 1)),
+        ("", "small", None, 1, Slots(12, 0, 1)),
+        ("", "small", 3, 1, Slots(3, 0, 4)),
+        ("", "small", 24, 1, Slots(24, 0, 1)),
+        ("0,1", "tiny", None, 1, Slots(2, 1, 6)),
+        ("0,1", "tiny", None, 3, Slots(6, 1, 2)),
+        ("0,1", "small", None, 3, Slots(6, 1, 2)),
+        ("0,1", "small", 4, 1, Slots(4, 1, 3)),
+        ("0,1", "tiny", 4, 1, Slots(4, 1, 3)),
+    ],
+)
+def test_threads_of_all_workers_are_no_more_than_the_cores(
+    tmp_path, monkeypatch, gpus, scale, workers, a_gpu, slots
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     monkeypatch.setattr(choose, "cpu_count", lambda: 12)
-    slots = [choose.local(tmp_path, None, *each, 1)[1] for each in (("tiny", None), ("small", 3))]
-    assert slots == [Slots(12, 0, 1), Slots(3, 0, 4)]
+    assert choose.local(tmp_path, None, scale, workers, a_gpu)[1] == slots
 
 
 def test_slurm_needs_a_number_of_workers(tmp_path):

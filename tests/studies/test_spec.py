@@ -30,6 +30,12 @@ def test_repeated_seeds_are_refused():
         Study((Variant("a"),), reference="a", seeds=(0, 0))
 
 
+@pytest.mark.parametrize("seed", [-1, 1.0, True, "0"])
+def test_a_seed_that_is_no_whole_number_from_0_on_is_refused(seed):
+    with pytest.raises(InputError, match=rf"hold {seed!r}; give whole numbers from 0 on"):
+        Study((Variant("a"),), reference="a", seeds=(2, seed))
+
+
 def test_an_unknown_variant_lists_those_there_are():
     study = Study((Variant("a"), Variant("b")), reference="a")
     assert study.variant("b") == Variant("b")

@@ -72,6 +72,29 @@ def test_points_are_logged_once_however_often_it_starts_again(tracked, plan):
     claim.release()
 
 
+def test_what_a_run_holds_is_asked_once_however_often_it_is_brought_up_to_date(
+    tracked, plan, monkeypatch
+):
+    trial = plan.trials_of("gatera")[0]
+    claim = tracked.claim(trial.key, {})
+    write_metrics(tracked, trial, 1, [1, 2])
+    tracking.Tracker(tracked, plan, None).sync()
+    asked = []
+    history = MlflowClient.get_metric_history
+
+    def noted(client, run_id, name):
+        asked.append(name)
+        return history(client, run_id, name)
+
+    monkeypatch.setattr(MlflowClient, "get_metric_history", noted)
+    tracker = tracking.Tracker(tracked, plan, None)
+    for last in (3, 4, 5):
+        write_metrics(tracked, trial, 1, range(1, last))
+        tracker.sync()
+    assert sorted(asked) == ["gate/mean", "train/loss"]
+    claim.release()
+
+
 def test_a_failed_trial_is_a_failed_run(tracked, plan):
     trial = plan.trials_of("gatera")[0]
     for attempt in (1, 2):

@@ -19,7 +19,7 @@ def local(
     """Return workers on this machine: one a visible GPU, or a CPU core, where `workers` is None."""
     gpus = len(visible_gpus())
     count = workers or (gpus * workers_per_gpu) or cpu_count()
-    slots = Slots(count, 1 if gpus else 0, _threads(scale, workers, gpus))
+    slots = Slots(count, 1 if gpus else 0, _threads(scale, count, gpus))
     return LocalLauncher(logs, _environment(data_root)), slots
 
 
@@ -38,11 +38,9 @@ def slurm(
     return SlurmLauncher(logs, parsed, _environment(data_root)), Slots(workers, threads=threads)
 
 
-def _threads(scale: str, workers: int | None, gpus: int) -> int:
-    """Return the threads of each worker, a function of the options alone."""
-    if scale == "tiny" or workers is None:
-        return 1 if not gpus else max(1, cpu_count() // gpus)
-    return max(1, cpu_count() // workers)
+def _threads(scale: str, workers: int, gpus: int) -> int:
+    """Return the threads of each worker, which all together have no more than there are cores."""
+    return 1 if scale == "tiny" and not gpus else max(1, cpu_count() // workers)
 
 
 def cpu_count() -> int:
