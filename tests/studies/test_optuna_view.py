@@ -155,15 +155,12 @@ def test_validations_are_intermediate_values(store, plan):
     assert optuna_trials(store)[0].intermediate_values == {40: 0.25, 80: 0.5, 120: 0.75}
 
 
-def test_a_pruned_trial_ended_with_the_last_that_its_attempt_wrote(store, plan):
+def test_a_pruned_trial_ended_with_its_attempt(store, plan):
     trial = plan.trials[3]
     store.claim(trial.key, {"claimed_at": 1000.0}).release()
     write_validations(store, trial, [0.25, 0.125])
     store.prune(trial.key, 80)
-    os.utime(store.pruned_path(trial.key), (1060, 1060))
-    log = store.attempt_folder(trial.key, 1) / "log"
-    log.write_text("pruned after step 80")
-    os.utime(log, (1061.5, 1061.5))
+    note_end(store, trial.key, 1, "pruned", seconds=61.5)
     sync(store, plan)
     (told,) = optuna_trials(store)
     assert (told.state, told.value, told.duration.total_seconds()) == (PRUNED, 0.125, 61.5)

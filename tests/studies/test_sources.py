@@ -94,7 +94,7 @@ def test_a_gate_that_cannot_be_used_is_one_message(folder, source, said):
 
 
 def test_only_a_file_and_a_class_stand_in_for_a_name():
-    said = r"adapter.gate=tokne: expected one of token, .*, or path/to/file.py:ClassName"
+    said = r"adapter.gate=tokne: expected one of token, .* or path/to/file.py:ClassName"
     with pytest.raises(InputError, match=said):
         parse_overrides(["adapter.gate=tokne"])
     assert parse_overrides(["adapter.gate=a/b.py:Gate"]) == {"adapter.gate": "a/b.py:Gate"}
@@ -150,9 +150,9 @@ def test_a_study_with_a_gate_of_its_own_runs_without_touching_the_package(folder
     assert line.split("|")[2].strip() == "1"
     assert str(folder) not in done.stdout
     results = [json.loads(p.read_text()) for p in folder.parent.glob("*/trials/*/result.json")]
-    (mine,) = [result for result in results if result["config"]["adapter"] is not None]
+    (mine,) = [result for result in results if not is_frozen(result)]
     assert mine["config"]["adapter"]["gate"] == "half.py:HalfGate"
-    assert mine["provenance"]["identities"]["sources"]["adapter.gate"]
+    assert mine["provenance"]["training"]["identities"]["sources"]["adapter.gate"]
 
 
 def test_knowledge_is_measured_on_the_world_at_the_embedded_scale(plan):
@@ -163,15 +163,22 @@ def test_knowledge_is_measured_on_the_world_at_the_embedded_scale(plan):
 def small_root(tmp_path):
     folder = tmp_path / "data" / "commonsense" / "boolq"
     folder.mkdir(parents=True)
-    record = {
-        "instruction": "i",
-        "input": "",
-        "output": "the correct answer is true",
-        "answer": "true",
-    }
-    for split in ("train", "test"):
-        (folder / f"{split}.json").write_text(json.dumps([record]))
+    records = [
+        {
+            "instruction": f"question {number}",
+            "input": "",
+            "output": "the correct answer is true",
+            "answer": "true",
+        }
+        for number in range(150)
+    ]
+    (folder / "train.json").write_text(json.dumps(records))
+    (folder / "test.json").write_text(json.dumps([{**records[0], "instruction": "another"}]))
     return tmp_path / "data"
+
+
+def is_frozen(result):
+    return result["config"]["adapter"]["method"] == "frozen"
 
 
 def small(study, root, **overrides):

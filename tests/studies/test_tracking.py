@@ -158,7 +158,7 @@ def test_the_report_and_the_predictions_are_artifacts(tracked, plan, tmp_path):
     stored = client.list_artifacts(parents[0].info.run_id, "report")
     assert [item.path for item in stored] == ["report/made_up.tiny.md"]
     names = [item.path for item in client.list_artifacts(children[0].info.run_id)]
-    assert names == ["predictions.parquet"]
+    assert names == ["adapter", "predictions.parquet"]
     artifacts = tracked.folder / "mlartifacts"
     assert list(artifacts.rglob("made_up.tiny.md"))
 
