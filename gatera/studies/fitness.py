@@ -25,7 +25,7 @@ class Fitness:
         """
         self._store, self._allow_mixed = store, allow_mixed
         self._here = Machine.here()
-        self._alike: set[tuple[str, int]] = set()  # attempts whose machine is like ours
+        self._is_alike = False  # known to be like one of the machines that others ran on
         self._fingerprint = functools.cache(tasks.fingerprint)
         self._backbone = functools.cache(backbones.identity)
 
@@ -42,9 +42,9 @@ class Fitness:
                 by something else than the others' did.
         """
         self._check_files(trial)
-        if not self._allow_mixed:
-            for other in beside:
-                self._check_like(other)
+        others = iter(() if self._allow_mixed else beside)
+        while not self._is_alike and (other := next(others, None)) is not None:
+            self._is_alike = self._is_like_that_of(other)
 
     def _check_files(self, trial: Trial) -> None:
         for task, splits in trial.identities.get("data", {}).items():
@@ -64,19 +64,20 @@ class Fitness:
                 "where data lies), or plan the study again with what is here."
             )
 
-    def _check_like(self, trial: Trial) -> None:
+    def _is_like_that_of(self, trial: Trial) -> bool:
+        """Return whether a trial ran, or runs, on a machine like ours; False where nobody knows."""
         attempt = self._store.newest_attempt(trial.key)
-        if not attempt or (trial.key, attempt) in self._alike:
-            return
+        if not attempt:
+            return False
         result = self._store.result(trial.key)
         if result is not None and stale_files(trial, result):
-            return  # it stands in no table
+            return False  # it stands in no table
         if result is None and not self._store.is_live(trial.key, attempt):
-            return
+            return False
         counts = attempt if result is None else result.attempt
         there = self._store.machine(trial.key, counts)
         if there is None:  # it has begun just now
-            return
+            return False
         if differing := self._here.differences(there):
             raise InputError(
                 f"this machine is not like the one that ran {trial.variant}, seed {trial.seed}: "
@@ -84,4 +85,4 @@ class Fitness:
                 "make it alike, name another --store, or pass --allow-mixed for a table with a "
                 "footnote."
             )
-        self._alike.add((trial.key, attempt))
+        return True
