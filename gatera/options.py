@@ -6,6 +6,8 @@ import argparse
 import contextlib
 from pathlib import Path
 
+from gatera.settings import SCALES
+
 Parser = argparse.ArgumentParser
 
 _CLAIM_TIMEOUT = 3600.0  # seconds
@@ -14,8 +16,7 @@ _CLAIM_TIMEOUT = 3600.0  # seconds
 def add_study(parser: Parser, *, json: bool = False) -> None:
     """Options that say which study, and how it departs from its defaults."""
     parser.add_argument("name", metavar="NAME", help="a study's name, or the path of a study file")
-    scales = ("tiny", "small", "paper")
-    parser.add_argument("--scale", choices=scales, default="tiny", help="default: %(default)s")
+    parser.add_argument("--scale", choices=SCALES, default="tiny", help="default: %(default)s")
     parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N-1")
     parser.add_argument("--tasks", type=_names, metavar="A,B", help="the tasks that are scored")
     parser.add_argument("--variants", type=_names, metavar="A,B", help="the rows that are run")

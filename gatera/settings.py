@@ -35,6 +35,7 @@ from gatera.declaring import (
 from gatera.errors import InputError
 
 SCALES = ("tiny", "small", "paper")
+Dtype = Literal["float32", "bfloat16"]
 
 _TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 BENCHMARKS = (
@@ -219,7 +220,7 @@ class TrainSettings:
     loss_mask: Literal["answer", "all"] = setting(
         "answer", "'answer': loss on response tokens; 'all': on the prompt too."
     )
-    dtype: Literal["float32", "bfloat16"] = setting(
+    dtype: Dtype = setting(
         "bfloat16", "Type of the frozen weights; adapters are float32.", tiny="float32"
     )
     max_tokens: Annotated[int, Ge(8)] = setting(

@@ -7,13 +7,14 @@ the package index, `llama-2-7b`, `llama-3-8b` and `hub:<id>` from the hub.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from gatera.errors import InputError
+from gatera.settings import Dtype
 
 __all__ = ["DTYPES", "NAMES", "Backbone", "architecture", "identity", "load"]
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = get_args(Dtype)
 
 LLAMA_HUB_IDS = {
     "llama-2-7b": "meta-llama/Llama-2-7b-hf",
