@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gatera.studies.files import file_sha256, signature
+from gatera.studies.files import signature
+from gatera.training.files import sha256_or_none
 from gatera.trial import TrialResult, sha256_of
 
 _Signature = tuple[int, int, int]
@@ -56,7 +57,7 @@ class ResultReader:
             damage = f"{path} was changed"
         elif signatures[1] is None:
             damage = f"{predictions} is missing"
-        elif file_sha256(predictions) != result.predictions_sha256:
+        elif sha256_or_none(predictions) != result.predictions_sha256:
             damage = f"{predictions} was changed"
         return CheckedResult(None if damage else result, damage, signatures, predictions)
 

@@ -57,7 +57,7 @@ def test_what_is_scored_and_how_leaves_the_training_key_as_it_is(study, plan):
         ("train.validation_max_new_tokens", 4),
         ("train.validation_items", 60),
         ("train.init_seed", 7),
-        ("data.train_tasks", list(plan.tasks[:-1])),
+        ("data.train_tasks", list(reversed(plan.tasks))),
     ):
         again = make_plan(study, Request(overrides={name: value})).trials_of("gatera")[0]
         assert again.training_key != trial.training_key
