@@ -25,7 +25,7 @@ from gatera.training.files import checkpoints as checkpoints_in
 from gatera.training.module import AdapterModule, NotFiniteError
 from gatera.training.progress import PrunedError
 from gatera.training.trainer import _repeatable
-from gatera.trial import TrialResult
+from gatera.trial import Trial, TrialResult
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -204,6 +204,36 @@ def test_trained_weights_are_scored_again_without_training(
     assert len(pd.read_parquet(tmp_path / "b" / "predictions.parquet")) == 7
     assert "share_skipped" not in scores["a"].gates["overall"]
     assert 0 < scores["c"].gates["overall"]["share_skipped"] < 1  # the threshold is the row's own
+
+
+def test_answers_of_the_same_weights_count_for_another_column(
+    make_trial: Any, data_root: Path, tmp_path: Path
+) -> None:
+    one = make_trial()
+    both = make_trial(data={"tasks": ["world_truth", "boolq"]})
+    longer = make_trial(eval={"max_new_tokens": 5})
+    trained = train(one, tmp_path / "one", data_root=data_root)
+    assert both.training_key == longer.training_key == one.training_key
+
+    def answered(name: str, trial: Trial, *earlier: str) -> list[str]:
+        """Score a trial; return the task of each batch that was generated."""
+        score(
+            trial,
+            tmp_path / name,
+            data_root=data_root,
+            trained=trained,
+            adapter=tmp_path / "one" / "adapter",
+            answered=[tmp_path / each for each in earlier],
+        )
+        lines = (tmp_path / name / ANSWERS_FILE).read_text().splitlines()
+        return [json.loads(line)["task"] for line in lines]
+
+    assert answered("one", one) == ["boolq"] * 3
+    assert answered("both", both, "one") == ["world_truth"] * 3
+    assert answered("longer", longer, "one", "both") == ["boolq"] * 3  # decoded in another way
+    predictions = [pd.read_parquet(tmp_path / n / "predictions.parquet") for n in ("one", "both")]
+    same = predictions[1][predictions[1]["task"] == "boolq"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, predictions[0])
 
 
 TARGETS = {"target_modules": ["q_proj", "down_proj"]}
