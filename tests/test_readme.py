@@ -65,7 +65,7 @@ def test_a_command_of_the_readme_runs(command, folder, tmp_path):
             arguments += CUT
         if verb == "export":
             arguments += ["--out", str(tmp_path / "adapter")]
-    # Without the paper's data a plan says what can be known, names what is missing, and exits with 2.
+    # Without the paper's data a plan says what can be known, and that something is missing.
     said = call([verb, *arguments], folder, status=2 if "paper" in arguments else 0)
     assert said or verb == "sync"
 
