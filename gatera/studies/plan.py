@@ -90,7 +90,7 @@ class Plan:
         the reference is not among the chosen rows.
         """
         reference = self.trials_of(self.reference)
-        if variant == FROZEN or not reference:
+        if not reference or self.trials_of(variant)[0].is_frozen:
             return {}
         differing = differing_fields(self.trials_of(variant)[0].config, reference[0].config)
         tuned = self._tuned_fields() - set(self.changes[variant])
@@ -104,7 +104,7 @@ class Plan:
     def undeclared(self, variant: str) -> list[str]:
         """Return the fields in which `variant` differs without saying so; `run` refuses them."""
         reference = self.trials_of(self.reference)
-        if variant == FROZEN or not reference:
+        if not reference or self.trials_of(variant)[0].is_frozen:
             return []
         found = undeclared_differences(
             self.changes[variant],
@@ -161,8 +161,9 @@ def make_plan(loaded: LoadedStudy, request: Request, *, strict: bool = True) -> 
     configs |= {row.name: as_run(_variant_config(base, row, loaded.name)) for row in rows}
     if strict:
         reference = as_run(_variant_config(base, study.variant(study.reference), loaded.name))
+        trained = [row for row in rows if configs[row.name]["adapter"]["method"] != METHOD_FROZEN]
         refuse_undeclared(
-            loaded.name, study.reference, rows, {**configs, study.reference: reference}
+            loaded.name, study.reference, trained, {**configs, study.reference: reference}
         )
     tuning = _planned_tuning(loaded, request, rows, configs)
     if tuning is not None:

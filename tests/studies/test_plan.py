@@ -139,3 +139,15 @@ def test_the_detectable_difference_rests_on_the_studys_own_spread_once_there_is_
     assert measured["source"] == "measured on 3 seeds of this study"
     few = dataclasses.replace(spread, pairs=2)
     assert expected_detectable_difference(plan, few) == assumed
+
+
+def test_a_row_may_be_the_frozen_backbone_under_another_name(store, study):
+    rows = (Variant("as_it_was", {"adapter.method": "frozen"}), Variant("gatera"))
+    stated = dataclasses.replace(study.study, variants=rows)
+    plan = make_plan(dataclasses.replace(study, study=stated), Request())
+    (trial,) = plan.trials_of("as_it_was")
+    assert trial.key == plan.trials_of("frozen")[0].key
+    assert plan.differing("as_it_was") == {}
+    commit_result(store, trial, 0.25)
+    commit_result(store, plan.trials_of("gatera")[0], 0.5)
+    assert [row.variant for row in gather(store, plan).rows] == ["frozen", "as_it_was", "gatera"]
