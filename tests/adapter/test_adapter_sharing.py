@@ -90,11 +90,11 @@ def test_gates_of_channels_are_not_shared() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"gate_hidden": 0}, r"gate_hidden=0 is not a width; give a positive integer"),
-        ({"gate_threshold": 1.0}, r"gate_threshold=1\.0 is not a value of a gate; give one from 0"),
-        ({"gate_threshold": -0.1}, r"gate_threshold=-0\.1 is not a value of a gate"),
-        ({"gate_sharing": "layer"}, r"gate_sharing='layer' is not known; choose one of: block, mo"),
-        ({"mora_type": "turn"}, r"mora_type='turn' is not known; choose one of: rotate, share"),
+        ({"gate_hidden": 0}, r"gate_hidden=0: expected a whole number of at least 1"),
+        ({"gate_threshold": 1.0}, r"gate_threshold=1\.0: expected a number from 0 up to"),
+        ({"gate_threshold": -0.1}, r"gate_threshold=-0\.1: expected a number from 0 up to"),
+        ({"gate_sharing": "layer"}, r"gate_sharing=layer: expected one of module, block, model"),
+        ({"mora_type": "turn"}, r"mora_type=turn: expected one of rotate, share"),
     ],
 )
 def test_wrong_settings_of_gates_are_refused(fields: dict[str, object], message: str) -> None:

@@ -339,7 +339,7 @@ def test_the_claim_timeout_is_positive(tmp_path):
         check=False,
     )
     assert done.returncode == 2
-    assert "invalid number of seconds above 0 value: '0'" in done.stderr
+    assert "--claim-timeout: 0 is not a number of seconds above 0" in done.stderr
 
 
 def test_where_there_is_a_gpu_no_trial_is_a_fork_of_what_may_have_started_it(
