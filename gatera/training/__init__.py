@@ -1,83 +1,31 @@
 """One trial from start to end, on Lightning; light to import.
 
-`train` makes a trial's weights, `score` measures what they are worth, `fit` does both. `code`,
-`files`, `gpus`, `progress`, `provenance` and the names here load no torch; everything else in this
-package does.
+`train` makes a trial's weights, `score` measures what they are worth, `fit` does both: functions of the
+modules that hold them, looked up when they are touched. `code`, `files`, `gpus`, `progress`,
+`provenance` and this module load no torch; everything else in this package does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import importlib
+from typing import TYPE_CHECKING
 
-from gatera.trial import Trained, Trial, TrialResult
+if TYPE_CHECKING:
+    from gatera.training.fitting import fit_trial as fit
+    from gatera.training.scorer import score_trial as score
+    from gatera.training.trainer import train_trial as train
 
 __all__ = ["fit", "score", "train"]
 
-
-def train(
-    trial: Trial,
-    attempt_dir: Path,
-    *,
-    data_root: Path | None,
-    resume_from: Sequence[Path] = (),
-    attempt: int = 1,
-    stop_file: Path | None = None,
-) -> Trained:
-    """Train a trial's adapter; see `gatera.training.trainer.train_trial`."""
-    from gatera.training.trainer import train_trial
-
-    return train_trial(
-        trial,
-        attempt_dir,
-        data_root=data_root,
-        resume_from=resume_from,
-        attempt=attempt,
-        stop_file=stop_file,
-    )
+_FUNCTIONS = {
+    "fit": ("gatera.training.fitting", "fit_trial"),
+    "score": ("gatera.training.scorer", "score_trial"),
+    "train": ("gatera.training.trainer", "train_trial"),
+}
 
 
-def score(
-    trial: Trial,
-    attempt_dir: Path,
-    *,
-    data_root: Path | None,
-    trained: Trained | None,
-    adapter: Path | None,
-    answered: Sequence[Path] = (),
-    attempt: int = 1,
-) -> TrialResult:
-    """Score a trial; see `gatera.training.scorer.score_trial`."""
-    from gatera.training.scorer import score_trial
-
-    return score_trial(
-        trial,
-        attempt_dir,
-        data_root=data_root,
-        trained=trained,
-        adapter=adapter,
-        answered=answered,
-        attempt=attempt,
-    )
-
-
-def fit(
-    trial: Trial,
-    attempt_dir: Path,
-    *,
-    data_root: Path | None,
-    resume_from: Sequence[Path] = (),
-    attempt: int = 1,
-    stop_file: Path | None = None,
-) -> TrialResult:
-    """Train and score one trial; see `gatera.training.fitting.fit_trial`."""
-    from gatera.training.fitting import fit_trial
-
-    return fit_trial(
-        trial,
-        attempt_dir,
-        data_root=data_root,
-        resume_from=resume_from,
-        attempt=attempt,
-        stop_file=stop_file,
-    )
+def __getattr__(name: str) -> object:
+    if name not in _FUNCTIONS:
+        raise AttributeError(f"module 'gatera.training' has no attribute {name!r}")
+    module, function = _FUNCTIONS[name]
+    return getattr(importlib.import_module(module), function)
