@@ -1,7 +1,7 @@
 """One trial from start to end, on Lightning; light to import.
 
-`train` makes a trial's weights, `score` measures what they are worth, `fit` does both: functions of the
-modules that hold them, looked up when they are touched. `code`, `files`, `gpus`, `progress`,
+`train` makes a trial's weights, `score` measures what they are worth, `fit` does both: functions of
+the modules that hold them, looked up when they are touched. `code`, `files`, `gpus`, `progress`,
 `provenance` and this module load no torch; everything else in this package does.
 """
 
