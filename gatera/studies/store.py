@@ -14,6 +14,7 @@ half of one, and a process that dies at any moment leaves nothing that has to be
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -244,11 +245,12 @@ class Store:
     def resumable(self, trial: Trial, attempt: int) -> list[Path]:
         """Return the attempts whose checkpoints an attempt may go on from, the newest first.
 
-        These are the trial's own, and those of other trials that trained the same weights.
+        These are the trial's own, and those of other trials that trained the same weights before.
         """
         own = [(trial.key, n) for n in self.attempts(trial.key) if n < attempt]
         makers = self.weights.makers(trial.training_key)
-        others = [(key, n) for key, n in makers if key != trial.key]
+        before = itertools.takewhile(lambda maker: maker != (trial.key, attempt), makers)
+        others = [(key, n) for key, n in before if key != trial.key]
         return [self.attempt_folder(*each) for each in reversed([*others, *own])]
 
     def answered(self, trial: Trial, attempt: int) -> list[Path]:

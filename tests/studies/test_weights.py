@@ -19,6 +19,7 @@ from gatera.studies.plan import Plan, Request, make_plan
 from gatera.studies.progress import take_snapshot
 from gatera.studies.store import Store
 from gatera.training.code import training_code
+from gatera.training.files import checkpoint_name
 from gatera.trial import Trial
 
 OWNER = {"worker": "w", "host": "h", "pid": 1, "claimed_at": 0.0}
@@ -227,6 +228,24 @@ def test_the_right_to_train_is_that_of_the_newest_live_attempt(store, study):
     claim.release()
     assert store.weights.begin(other, 1)
     assert store.weights.makers(one.training_key) == [(one.key, 1), (other.key, 1)]
+
+
+def test_what_a_later_trial_trained_takes_nothing_from_an_earlier_one(store, study):
+    one, other = (
+        make_plan(study, Request(tasks=(task,))).trials_of("gatera")[0]
+        for task in ("world_use", "world_kin")
+    )
+    for trial, step in ((one, 4), (other, 8)):
+        claim = store.claim(trial.key, OWNER)
+        assert store.weights.begin(trial, 1)
+        folder = store.attempt_folder(trial.key, 1) / "checkpoints"
+        folder.mkdir()
+        (folder / checkpoint_name(step, "f" * 64)).touch()
+        claim.release()
+    for trial in (other, one):  # the earlier one is noted last
+        store.end_attempt(trial, 1, "killed")
+    assert [store.record(trial.key, 1).steps for trial in (one, other)] == [4, 4]
+    assert not store.failures(one.key)
 
 
 def test_a_later_trainer_of_the_same_weights_gets_the_first_ones(store, study):
