@@ -102,19 +102,18 @@ def _code_by_row(record: StudyRecord) -> Iterator[str]:
 
 
 def _part_lines(record: StudyRecord, field: str) -> list[str]:
-    """Return what training and scoring say of a field: one line where both say the same."""
+    """Return what training and scoring say of a field: one line where they say the same."""
     said: dict[str, str] = {}
     for part in ("training", "scoring"):
-        values = [r.parts[part].get(field) for r in record.results if part in r.parts]
-        shown = dict.fromkeys(_shown(field, value) for value in values)
-        if field in _SAID:
-            counts = [int(value) for value in values if value is not None]
-            shown = {str(max(counts)): None} if counts else {}
-        if shown and not (len(shown) == 1 and DASH in shown and field == "loss_mask"):
-            said[part] = ", ".join(shown)
+        found = (r.parts.get(part, {}) for r in record.results)
+        values = [provenance[field] for provenance in found if field in provenance]
+        if field in _SAID and values:
+            values = [max(values)]
+        if values:
+            said[part] = ", ".join(dict.fromkeys(_shown(field, value) for value in values))
     name = _SAID.get(field, field)
-    if len(set(said.values())) == 1 and len(said) == 2:
-        return [f"{name}: {said['training']}"]
+    if len(set(said.values())) == 1:
+        return [f"{name}: {next(iter(said.values()))}"]
     return [f"{name} ({part}): {text}" for part, text in said.items()]
 
 

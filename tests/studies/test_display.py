@@ -14,15 +14,25 @@ from gatera.studies.display import Display
 from gatera.studies.progress import take_snapshot
 
 COLUMNS, ROWS = 40, 5
+MARK = "\a"
 
 
 @pytest.fixture
 def terminal():
-    """A small terminal: what is written to it, and what then stands there."""
+    """A small terminal: the stream to it, and what returns all written since it was last asked."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     with os.fdopen(theirs, "w") as stream:
-        yield stream, lambda: os.read(ours, 65536).decode()
+
+        def written():
+            # A terminal hands on in parts, and later: only a mark at the end tells that all came.
+            print(MARK, end="", file=stream, flush=True)
+            text = ""
+            while not text.endswith(MARK):
+                text += os.read(ours, 65536).decode()
+            return text.removesuffix(MARK)
+
+        yield stream, written
     os.close(ours)
 
 
