@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from gatera import backbones
-from gatera.backbones import hub
+from gatera.backbones import hub, tiny
 
 LLAMA_2_7B = LlamaConfig(
     vocab_size=32000,
@@ -58,11 +57,11 @@ def on_meta(name: str) -> Any:
     Raises:
         InputError: the hub does not give the configuration.
     """
-    if name == "tiny":
-        return backbones.load(name).model.to("meta")
-    if name in _BY_NAME:
-        with torch.device("meta"):
-            return LlamaForCausalLM(_BY_NAME[name])
-    config = hub.configuration(name.removeprefix("hub:"))
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(_configuration(name))
+
+
+def _configuration(name: str) -> Any:
+    if name == "tiny":
+        return AutoConfig.from_pretrained(tiny.WEIGHTS)
+    return _BY_NAME.get(name) or hub.configuration(name.removeprefix("hub:"))

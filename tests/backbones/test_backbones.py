@@ -59,6 +59,15 @@ def test_architectures_have_the_published_sizes_and_no_weights(name: str, parame
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
+def test_the_tiny_architecture_is_that_of_its_weights_with_tied_ones_counted_once() -> None:
+    bare, loaded = backbones.architecture("tiny"), backbones.load("tiny").model
+    named = dict(loaded.named_parameters())
+    assert {name: p.shape for name, p in bare.named_parameters()} == {
+        name: p.shape for name, p in named.items()
+    }
+    assert "lm_head.weight" not in named
+
+
 def test_a_folder_serves_as_a_backbone(folder: Path) -> None:
     backbone = backbones.load(f"hub:{folder}", "bfloat16")
     assert backbone.tokenizer.eos_token == "<eos>"
