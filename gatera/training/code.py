@@ -15,6 +15,7 @@ import copy
 import functools
 import gc
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,14 +132,16 @@ def answering_code(config: Mapping[str, Any], task: str) -> dict[str, str]:
 
 
 def files_sha256(files: Mapping[str, str]) -> str:
-    """Return one hash of all files and their hashes, in hex."""
-    lines = "".join(f"{path}\0{digest}\n" for path, digest in sorted(files.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    """Return one hash of what all files hold, in hex; where they lie counts for nothing."""
+    return hashlib.sha256("\n".join(sorted(files.values())).encode()).hexdigest()
 
 
 def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return the files that differ, that appeared and that went, sorted."""
-    return sorted({path for path, _ in before.items() ^ now.items()})
+    """Return the files that differ, that appeared and that went, sorted; none that only moved."""
+    then, today = Counter(before.values()), Counter(now.values())
+    went, came = then - today, today - then
+    gone = {path for path, digest in before.items() if digest in went}
+    return sorted(gone | {path for path, digest in now.items() if digest in came})
 
 
 def read_sources() -> None:

@@ -400,7 +400,28 @@ def test_changed_files_names_what_differs_appeared_and_went() -> None:
     assert changed_files(now, dict(reversed(now.items()))) == []
     assert files_sha256(now) == files_sha256(dict(reversed(now.items())))
     assert files_sha256(now) != files_sha256(before)
-    assert files_sha256({"a": "1"}) != files_sha256({"a1": ""})
+    assert files_sha256({"a": "1", "b": "2"}) != files_sha256({"a": "12"})
+
+
+def test_where_a_file_lies_counts_for_nothing(package: Copy) -> None:
+    before = package.code(CONFIG)
+    old, new = package.folder / LOSSES, package.folder / "training/steps/loss.py"
+    new.parent.mkdir()
+    new.with_name("__init__.py").write_text("")
+    old.rename(new)
+    for path in package.folder.rglob("*.py"):
+        text = path.read_text()
+        path.write_text(text.replace("gatera.training.losses", "gatera.training.steps.loss"))
+    moved = package.code(CONFIG)
+    assert "gatera/training/steps/loss.py" in moved
+    assert changed_files(before, moved) == []
+    assert files_sha256(before) == files_sha256(moved)
+
+
+def test_of_two_files_that_hold_the_same_each_counts() -> None:
+    before = {"a": "1", "b": "1"}
+    assert changed_files(before, {"a": "1"}) == ["a", "b"]  # which of the two went cannot be told
+    assert files_sha256(before) != files_sha256({"a": "1"})
 
 
 def test_an_answer_that_is_changed_by_hand_stays_what_it_was() -> None:
