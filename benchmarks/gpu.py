@@ -205,7 +205,7 @@ def _evaluated(model: Any, tokenizer: Any, setting: Setting) -> Iterator[list[st
     """Yield the table's row after every round."""
     from gatera import tasks
     from gatera.tasks.mixture import Item
-    from gatera.tasks.tiny import FAMILIES
+    from gatera.tasks.world_families import FAMILIES
 
     limit, at_once = setting.sizes.items, setting.sizes.at_once
     items = [Item(task, each) for task in FAMILIES for each in tasks.load(task, "test")[:limit]]
@@ -241,7 +241,7 @@ _TEMPLATE, _NEW_TOKENS = "alpaca", 8  # those of the embedded scale
 def _by_framework(model: Any, tokenizer: Any, items: Sequence[Any], at_once: int) -> Answers:
     from gatera.tasks.decoding import Decoding
     from gatera.training.data import encode
-    from gatera.training.scoring import Questions, answer
+    from gatera.training.evaluation.scoring import Questions, answer
 
     encoded = encode([item.example for item in items], tokenizer, _TEMPLATE, None)
     questions = Questions(list(items), list(range(len(items))), encoded)

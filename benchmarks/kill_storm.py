@@ -26,7 +26,7 @@ from machine import busy, describe_machine
 from processes import Running, running, send
 from views import differences_to_rebuilt
 
-from gatera.studies.store import Store
+from gatera.studies.store.store import Store
 
 VICTIMS = ("worker", "trial", "supervisor")
 

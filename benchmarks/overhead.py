@@ -25,16 +25,17 @@ from machine import busy, describe_machine
 
 from gatera.studies import Study, Variant
 from gatera.studies.catalog import LoadedStudy
-from gatera.studies.files import file_sha256
 from gatera.studies.launch import Slots
 from gatera.studies.launch.local import LocalLauncher
-from gatera.studies.owner import worker_name
-from gatera.studies.plan import Plan, Request, make_plan
-from gatera.studies.store import Store
-from gatera.studies.worker import work
-from gatera.training.code import scoring_code, training_code
-from gatera.training.files import ADAPTER_FOLDER
-from gatera.training.provenance import Machine
+from gatera.studies.plan.enumeration import Request, make_plan
+from gatera.studies.plan.plan import Plan
+from gatera.studies.store.owner import worker_name
+from gatera.studies.store.store import Store
+from gatera.studies.store.whole_files import file_sha256
+from gatera.studies.workers.worker import work
+from gatera.training.attempt_files import ADAPTER_FOLDER
+from gatera.training.provenance.code import scoring_code, training_code
+from gatera.training.provenance.machine import Machine
 from gatera.trial import Trained, Trial, TrialResult
 
 STACK = "gatera.training.fitting"  # what a real worker has loaded when it takes a trial
@@ -149,7 +150,7 @@ class Measured:
 
 def measure(trials: int, workers: int, folder: Path, preload: str = STACK) -> Measured:
     """Run `trials` trials that do nothing in a fresh store."""
-    from gatera.studies.supervisor import RunOptions, run
+    from gatera.studies.run.supervisor import RunOptions, run
 
     store, plan = Store(folder / "store", create=True), plan_of(trials)
     logs = store.folder / "logs"
@@ -168,7 +169,7 @@ def measure(trials: int, workers: int, folder: Path, preload: str = STACK) -> Me
     return Measured(
         trials=trials,
         results=outcome.snapshot.counts["done"],
-        attempts=sum(len(store.attempts(trial.key)) for trial in plan.trials),
+        attempts=sum(len(store.claims.attempts(trial.key)) for trial in plan.trials),
         child_runs=child_runs,
         told=told,
         warnings=len(outcome.warnings),
@@ -183,7 +184,7 @@ def _gap(store: Store, plan: Plan) -> float:
     """Return the mean time between two claims of one worker, after its first trial."""
     claims: dict[str, list[float]] = {}
     for trial in plan.trials:
-        owner = store.owner(trial.key, 1)
+        owner = store.claims.owner(trial.key, 1)
         claims.setdefault(owner["worker"], []).append(owner["claimed_at"])
     courses = [sorted(times)[1:] for times in claims.values()]  # the first waits for the stack
     gaps = [later - earlier for times in courses for earlier, later in itertools.pairwise(times)]

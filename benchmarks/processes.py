@@ -9,7 +9,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from gatera.studies.owner import pid_of
+from gatera.studies.store.owner import pid_of
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class AtOnce:
 def planned_trials(count: int, departures: Mapping[str, Any]) -> list[Any]:
     """GateRA's trials of Table 5, seeds 0 to count - 1; nothing else is asked of the studies."""
     from gatera.studies import catalog
-    from gatera.studies.plan import Request, make_plan
+    from gatera.studies.plan.enumeration import Request, make_plan
 
     asked = Request(seeds=count, variants=("gatera",), overrides=departures)
     return make_plan(catalog.load("ablation_table5"), asked).trials_of("gatera")
@@ -52,12 +52,13 @@ def planned_trials(count: int, departures: Mapping[str, Any]) -> list[Any]:
 
 def train(trial: Any, folder: Path) -> None:
     """Train a trial and score it; `folder` then holds its adapter."""
-    from gatera.training import fit, provenance
+    from gatera.training import fit
+    from gatera.training.provenance import machine
 
     try:
         version("gatera")
     except PackageNotFoundError:  # a checkout that is not installed; nothing reads versions here
-        provenance.versions = dict
+        machine.versions = dict
     fit(trial, folder, data_root=None)
 
 

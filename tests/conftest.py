@@ -13,8 +13,9 @@ import pytest
 
 from gatera.studies import Study, Variant
 from gatera.studies.catalog import LoadedStudy
-from gatera.studies.plan import Plan, Request, make_plan
-from gatera.studies.store import Store
+from gatera.studies.plan.enumeration import Request, make_plan
+from gatera.studies.plan.plan import Plan
+from gatera.studies.store.store import Store
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -54,10 +55,10 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs, which takes MLflow seconds to make."""
-    from gatera.studies import tracking
+    from gatera.studies.views import mlflow_view
 
     store = Store(tmp_path_factory.mktemp("database") / "store", create=True)
-    tracking.prepare_database(store)
+    mlflow_view.prepare_database(store)
     return store.folder / "mlflow.db"
 
 

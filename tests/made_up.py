@@ -8,12 +8,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from gatera.studies.attempts import AttemptRecord, write_record
-from gatera.studies.files import file_sha256
-from gatera.studies.store import Store
-from gatera.training.code import scoring_code, training_code
-from gatera.training.files import ADAPTER_FOLDER
-from gatera.training.provenance import Machine
+from gatera.studies.store.attempts import AttemptRecord, write_record
+from gatera.studies.store.store import Store
+from gatera.studies.store.whole_files import file_sha256
+from gatera.training.attempt_files import ADAPTER_FOLDER
+from gatera.training.provenance.code import scoring_code, training_code
+from gatera.training.provenance.machine import Machine
 from gatera.trial import Trained, Trial, TrialResult
 
 ITEMS = 8  # test items of each task

@@ -26,20 +26,20 @@ from made_up import answers_worth, make_result, make_trained
 
 from gatera import cli
 from gatera.errors import InputError
-from gatera.studies.files import file_sha256
 from gatera.studies.launch import Slots
 from gatera.studies.launch.local import LocalLauncher
 from gatera.studies.launch.slurm import SlurmLauncher
-from gatera.studies.owner import worker_name
-from gatera.studies.store import Store
-from gatera.studies.worker import work
-from gatera.training.code import read_sources
-from gatera.training.files import CHECKPOINT_FOLDER, checkpoint_name, checkpointed_steps
-from gatera.training.progress import MetricsLog, PrunedError
+from gatera.studies.store.owner import worker_name
+from gatera.studies.store.store import Store
+from gatera.studies.store.whole_files import file_sha256
+from gatera.studies.workers.worker import work
+from gatera.training.attempt_files import CHECKPOINT_FOLDER, checkpoint_name, checkpointed_steps
+from gatera.training.metrics_log import MetricsLog, PrunedError
+from gatera.training.provenance.code import read_sources
 from gatera.trial import Trained, Trial, TrialResult
 
 if TYPE_CHECKING:
-    from gatera.studies.supervisor import Outcome
+    from gatera.studies.run.supervisor import Outcome
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def made_up_command(command: list[str]) -> list[str]:
 
 def run_here(store: Store, stem: str, engine: str, reports: Path, **options) -> Outcome:
     """Run a stored plan with two such workers."""
-    from gatera.studies.supervisor import RunOptions, run  # loads more than a worker needs
+    from gatera.studies.run.supervisor import RunOptions, run  # loads more than a worker needs
 
     logs = store.folder / "logs"
     if engine == "slurm":

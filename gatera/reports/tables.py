@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gatera.reports.agreement import PaperComparison, compare_with_paper
-from gatera.reports.bootstrap import MIN_SEEDS, Array, CrossedInterval, crossed_bootstrap
-from gatera.reports.diagnosis import Finding, diagnose
-from gatera.reports.published import PublishedTable, published_table
-from gatera.reports.records import RowRecord, StudyRecord, TuningRecord
-from gatera.reports.statistics import (
+from gatera.reports.judging.agreement import PaperComparison, compare_with_paper
+from gatera.reports.judging.bootstrap import MIN_SEEDS, Array, CrossedInterval, crossed_bootstrap
+from gatera.reports.judging.diagnosis import Finding, diagnose
+from gatera.reports.judging.paired import (
     McNemar,
     MeanInterval,
     PairedDifference,
@@ -24,6 +22,8 @@ from gatera.reports.statistics import (
     paired_difference,
     seeds_to_resolve,
 )
+from gatera.reports.published import PublishedTable, published_table
+from gatera.reports.records import RowRecord, StudyRecord, TuningRecord
 from gatera.trial import Json, TrialResult
 
 FROZEN = "frozen"

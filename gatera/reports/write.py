@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gatera.reports.figures import write_figures
-from gatera.reports.latex import latex
-from gatera.reports.markdown import markdown
+from gatera.reports.forms.figures import write_figures
+from gatera.reports.forms.latex import latex
+from gatera.reports.forms.markdown import markdown
+from gatera.reports.forms.values import csv_text, json_rows, order_values
 from gatera.reports.records import StudyRecord, refuse_mixed
 from gatera.reports.tables import build_table
-from gatera.reports.values import csv_text, json_rows, order_values
 from gatera.trial import Json
 
 

@@ -1,5 +1,11 @@
-"""Studies: what they are, how they are planned, run, stored and followed."""
+"""Studies: what users write, and everything that turns one into a table.
 
-from gatera.studies.spec import Study, Tuning, Variant
+`study` is what a study file states, `catalog` finds it. From there on a folder a chapter: `plan`
+lists its trials, `store` keeps what they leave, `workers` run them, started by `launch`; `search`
+tunes; `views` show, `run` puts it all to work. What a trial computes is `gatera.training`'s, what
+its numbers mean `gatera.reports`'.
+"""
+
+from gatera.studies.study import Study, Tuning, Variant
 
 __all__ = ["Study", "Tuning", "Variant"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gatera.errors import InputError
-from gatera.studies.spec import Study, check_name
+from gatera.studies.study import Study, check_name
 
 _SHIPPED = Path(__file__).parent / "shipped"  # where the wheel puts the repository's studies
 _CHECKOUT = Path(__file__).parents[2] / "studies"

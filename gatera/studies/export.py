@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 from gatera.errors import InputError
-from gatera.studies.plan import Plan
-from gatera.studies.spec import FROZEN
-from gatera.studies.store import Store
+from gatera.studies.plan.plan import Plan
+from gatera.studies.store.store import Store
+from gatera.studies.study import FROZEN
 from gatera.trial import Trial
 
 

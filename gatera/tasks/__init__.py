@@ -2,6 +2,8 @@
 
 A task is known by its name. The real benchmarks are read from a data root (an argument, else the
 environment variable GATERA_DATA_ROOT, else the hub); the families of the embedded scale need none.
+`prompts` builds what a model reads, `decoding` generates, `answers` reads the answer out of it;
+`mixture` keeps training, validation and test apart. What answers are worth is `gatera.training`'s.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import os
 from pathlib import Path
 
 from gatera.errors import InputError
-from gatera.tasks import commonsense, hub, tiny
+from gatera.tasks import commonsense, hub_data, world_families
 from gatera.tasks.answers import first_keyword
 from gatera.tasks.example import Example
 
@@ -32,7 +34,7 @@ DATA_ROOT_VARIABLE = "GATERA_DATA_ROOT"
 
 def names() -> tuple[str, ...]:
     """Return the tasks that can be scored: the real benchmarks, then the embedded families."""
-    return (*commonsense.BENCHMARKS, *tiny.FAMILIES)
+    return (*commonsense.BENCHMARKS, *world_families.FAMILIES)
 
 
 def keywords(task: str) -> tuple[str, ...]:
@@ -41,8 +43,8 @@ def keywords(task: str) -> tuple[str, ...]:
     Raises:
         InputError: the task is unknown, or only trained on.
     """
-    if task in tiny.FAMILIES:
-        return tiny.FAMILIES[task].keywords
+    if task in world_families.FAMILIES:
+        return world_families.FAMILIES[task].keywords
     if task in commonsense.BENCHMARKS:
         return commonsense.BENCHMARKS[task].keywords
     raise InputError(f"unknown task {task!r}; known tasks: {', '.join(names())}.")
@@ -82,11 +84,11 @@ def load(task: str, split: str, root: Path | None = None) -> list[Example]:
         InputError: the task or the split is unknown, or the data is missing or malformed.
     """
     check(task, split)
-    if task in tiny.FAMILIES:
-        return tiny.load(task, split)
+    if task in world_families.FAMILIES:
+        return world_families.load(task, split)
     root = data_root(root)
     if root is None:
-        return hub.load(task, split)
+        return hub_data.load(task, split)
     return commonsense.load(task, split, root)
 
 
@@ -97,11 +99,11 @@ def fingerprint(task: str, split: str, root: Path | None = None) -> str:
         InputError: as `load`, but malformed records may go unseen.
     """
     check(task, split)
-    if task in tiny.FAMILIES:
-        return tiny.fingerprint(task, split)
+    if task in world_families.FAMILIES:
+        return world_families.fingerprint(task, split)
     root = data_root(root)
     if root is None:
-        return hub.fingerprint(task, split)
+        return hub_data.fingerprint(task, split)
     return commonsense.fingerprint(task, split, root)
 
 

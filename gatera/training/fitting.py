@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas  # noqa: F401
 from transformers.models.llama import modeling_llama  # noqa: F401
 
-from gatera.training import code
-from gatera.training.files import ADAPTER_FOLDER
-from gatera.training.scorer import score_trial
-from gatera.training.trainer import train_trial
+from gatera.training.attempt_files import ADAPTER_FOLDER
+from gatera.training.evaluation.scorer import score_trial
+from gatera.training.optimization.trainer import train_trial
+from gatera.training.provenance import code
 from gatera.trial import Trial, TrialResult
 
 # Read where the code is loaded: forks of a process that preloads this module run what it loaded,

@@ -17,7 +17,7 @@ from gatera import backbones, tasks
 from gatera.backbones import Backbone
 from gatera.errors import InputError
 from gatera.tasks.prompts import template_identity
-from gatera.training.files import sha256_or_none
+from gatera.training.attempt_files import sha256_or_none
 from gatera.trial import Trial
 
 

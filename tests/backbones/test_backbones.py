@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gatera import backbones
-from gatera.backbones import cache, hub, smollm2
+from gatera.backbones import cache_folder, hub, smollm2
 from gatera.errors import InputError
 
 
@@ -144,9 +144,9 @@ def test_an_index_out_of_reach_is_one_clear_error(
 
 def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATERA_CACHE", "/x")
-    assert cache.cache_folder() == Path("/x")
+    assert cache_folder.cache_folder() == Path("/x")
     monkeypatch.delenv("GATERA_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/y")
-    assert cache.cache_folder() == Path("/y/gatera")
+    assert cache_folder.cache_folder() == Path("/y/gatera")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache.cache_folder() == Path.home() / ".cache" / "gatera"
+    assert cache_folder.cache_folder() == Path.home() / ".cache" / "gatera"

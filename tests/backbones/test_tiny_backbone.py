@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from gatera.backbones import pretrain, tiny, world
-from gatera.tasks import tiny as families
+from gatera.tasks import world_families as families
 from gatera.tasks.answers import first_keyword
 from gatera.tasks.decoding import Decoding, generate
 from gatera.tasks.prompts import render_prompt

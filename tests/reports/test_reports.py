@@ -9,18 +9,18 @@ import pytest
 from made_up import commit_result, note_end
 
 from gatera.errors import InputError
-from gatera.reports.figures import draw_differences
-from gatera.reports.latex import latex
-from gatera.reports.markdown import markdown
+from gatera.reports.forms.figures import draw_differences
+from gatera.reports.forms.latex import latex
+from gatera.reports.forms.markdown import markdown
+from gatera.reports.forms.values import csv_text, json_rows
 from gatera.reports.published import TABLES
 from gatera.reports.records import COMPARED, TuningRecord, refuse_mixed
 from gatera.reports.tables import answer_differences, build_table
-from gatera.reports.values import csv_text, json_rows
 from gatera.reports.write import write_report
 from gatera.studies import Variant
-from gatera.studies.gather import gather
-from gatera.studies.plan import Request, make_plan
-from gatera.studies.store import Store
+from gatera.studies.plan.enumeration import Request, make_plan
+from gatera.studies.store.store import Store
+from gatera.studies.views.gather import gather
 
 SCORES = {
     "frozen": [0.1],
@@ -235,7 +235,9 @@ def test_one_seed_gives_a_difference_and_no_test(store, plan):
 
 
 def test_stale_results_are_never_shown_as_current(filled, plan, monkeypatch):
-    monkeypatch.setattr("gatera.studies.store.scoring_code", lambda config: {"a.py": "new"})
+    monkeypatch.setattr(
+        "gatera.studies.store.staleness.scoring_code", lambda config: {"a.py": "new"}
+    )
     text = markdown(build_table(gather(filled, plan)))
     assert "55.00" not in text
     assert "`run --retry stale` runs it again" in text

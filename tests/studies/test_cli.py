@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gatera import cli
-from gatera.studies.store import Store
+from gatera.studies.store.store import Store
 
 
 def gatera(*arguments, cwd, **environment):

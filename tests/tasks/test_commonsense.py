@@ -11,7 +11,7 @@ import pytest
 
 from gatera import tasks
 from gatera.errors import InputError
-from gatera.tasks import commonsense, hub
+from gatera.tasks import commonsense, hub_data
 from gatera.tasks.example import Example, content_hash
 from gatera.tasks.mixture import load_mixture, questions_also_tested
 
@@ -272,4 +272,4 @@ def test_hub_records_are_worded_as_the_published_files(
 
 
 def test_every_benchmark_has_a_hub_source() -> None:
-    assert set(hub.SOURCES) == set(commonsense.BENCHMARKS) == set(FOLDERS)
+    assert set(hub_data.SOURCES) == set(commonsense.BENCHMARKS) == set(FOLDERS)

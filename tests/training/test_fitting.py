@@ -18,13 +18,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from gatera.errors import InputError
-from gatera.training import checkpoints, fit, score, train
-from gatera.training.answers import AnswerLog
-from gatera.training.files import ANSWERS_FILE, checkpointed_steps
-from gatera.training.files import checkpoints as checkpoints_in
-from gatera.training.module import AdapterModule, NotFiniteError
-from gatera.training.progress import PrunedError
-from gatera.training.trainer import _repeatable
+from gatera.training import fit, score, train
+from gatera.training.attempt_files import ANSWERS_FILE, checkpointed_steps
+from gatera.training.attempt_files import checkpoints as checkpoints_in
+from gatera.training.evaluation.answer_log import AnswerLog
+from gatera.training.metrics_log import PrunedError
+from gatera.training.optimization import checkpoints
+from gatera.training.optimization.module import AdapterModule, NotFiniteError
+from gatera.training.optimization.trainer import _repeatable
 from gatera.trial import Trial, TrialResult
 
 
@@ -155,7 +156,7 @@ def test_scoring_goes_on_from_the_batches_that_were_answered(
             raise KilledError
 
     with monkeypatch.context() as patched:
-        patched.setattr("gatera.training.scorer.AnswerLog", DyingLog)
+        patched.setattr("gatera.training.evaluation.scorer.AnswerLog", DyingLog)
         with pytest.raises(KilledError):
             fit(trial, tmp_path / "cut", data_root=data_root)
     damaged = (tmp_path / "cut" / ANSWERS_FILE).read_text().replace("boolq", "boolx")
@@ -268,7 +269,7 @@ def test_a_pruned_trial_stops_after_its_step(
 def test_sigterm_saves_the_last_step_and_ends_the_process(
     make_trial: Any, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gatera.training.callbacks import StepLog
+    from gatera.training.optimization.callbacks import StepLog
 
     log_step = StepLog.on_step_end
 
@@ -432,7 +433,7 @@ def test_every_step_is_taken_under_these_settings(
         taken.append(bool(inside))
         return step(self, *batch)
 
-    monkeypatch.setattr("gatera.training.trainer._repeatable", noted)
+    monkeypatch.setattr("gatera.training.optimization.trainer._repeatable", noted)
     monkeypatch.setattr(AdapterModule, "training_step", stepping)
     fit(make_trial(train={"max_steps": 2}), tmp_path, data_root=data_root)
     assert taken == [True, True]

@@ -14,7 +14,7 @@ from gatera.errors import InputError
 from gatera.tasks.example import Example
 from gatera.training import data
 from gatera.training.data import BatchPlan, Encoded, StepBatches, collate, encode, encode_cached
-from gatera.training.likelihood import token_loss
+from gatera.training.evaluation.likelihood import token_loss
 
 ROWS = [([11, 12, 13], [21]), ([14], [22, 23, 24]), ([15, 16, 17, 18], [25, 26])]
 

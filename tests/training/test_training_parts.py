@@ -16,10 +16,11 @@ from gatera.errors import InputError
 from gatera.settings import TrainSettings
 from gatera.tasks.example import Example, content_hash
 from gatera.tasks.mixture import Item
-from gatera.training import provenance, scoring
-from gatera.training.checkpoints import Best
-from gatera.training.rates import learning_rate_factor, total_steps
-from gatera.training.scoring import Prediction
+from gatera.training.evaluation import scoring
+from gatera.training.evaluation.scoring import Prediction
+from gatera.training.optimization.checkpoints import Best
+from gatera.training.optimization.rates import learning_rate_factor, total_steps
+from gatera.training.provenance import machine
 
 
 @pytest.fixture
@@ -99,9 +100,9 @@ def test_outputs_without_keyword_count_as_wrong() -> None:
 
 
 def test_a_machine_says_what_it_computes_by() -> None:
-    here = provenance.Machine.here()
+    here = machine.Machine.here()
     assert here.device == ("cuda" if torch.cuda.is_available() else "cpu")
-    same = provenance.of_process({"a.py": "0"})
+    same = machine.of_process({"a.py": "0"})
     assert here.differences(same) == []
     assert same["code"] == {"a.py": "0"}
     other = {
@@ -130,14 +131,15 @@ def test_the_widest_instructions_name_a_processor(
         monkeypatch.delenv(name, raising=False)
     text = f"processor : 0\nflags\t\t: {flags}\n"
     monkeypatch.setattr(Path, "read_text", lambda self: text)
-    assert provenance.cpu_capability() == found
+    assert machine.cpu_capability() == found
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
-    assert provenance.cpu_capability() == f"{found} ATEN_CPU_CAPABILITY=avx2"
+    assert machine.cpu_capability() == f"{found} ATEN_CPU_CAPABILITY=avx2"
 
 
 def test_light_imports_load_no_torch() -> None:
     code = (
-        "import sys, gatera.tasks, gatera.backbones, gatera.training, gatera.training.provenance;"
+        "import sys, gatera.tasks, gatera.backbones, gatera.training;"
+        "import gatera.training.provenance.machine;"
         "print(sorted({'torch', 'transformers', 'peft', 'pytorch_lightning'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ from gatera.errors import InputError
 from gatera.studies.launch import Launcher, Slots
 from gatera.studies.launch.local import LocalLauncher
 from gatera.studies.launch.slurm import SlurmLauncher, parse_options
-from gatera.training.gpus import visible_gpus
+from gatera.training.provenance.gpus import visible_gpus
 
 
 def local(

@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from gatera.studies.interrupts import held_back
-from gatera.studies.owner import pid_of, process_name
-from gatera.training.gpus import visible_gpus
+from gatera.studies.store.owner import pid_of, process_name
+from gatera.training.provenance.gpus import visible_gpus
 
 _STOP_SECONDS = 30.0  # between asking a worker to end and ending it; as long as SLURM waits
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

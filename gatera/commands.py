@@ -1,0 +1,352 @@
+"""The commands: each reads its options, calls what does the work, and prints.
+
+Every import of what does the work stands inside its command, so that others start fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gatera.reports.judging.paired import PairedDifference
+    from gatera.studies.catalog import LoadedStudy
+    from gatera.studies.plan.enumeration import Request
+    from gatera.studies.plan.plan import Plan
+    from gatera.studies.store.snapshot import Snapshot
+    from gatera.studies.store.store import Store
+    from gatera.trial import Json
+
+
+USAGE_ERROR, SOME_FAILED = 2, 3  # exit statuses
+_WATCH_SECONDS = 2.0
+
+
+def list_studies(options: argparse.Namespace) -> int:
+    from gatera.studies.catalog import entries
+
+    found = entries()
+    if options.json:
+        rows = [
+            {"name": e.name, "title": e.title, "reproduces": e.reproduces, "path": str(e.path)}
+            for e in found
+        ]
+        print(_json(rows))
+        return 0
+    width = max((len(entry.name) for entry in found), default=0)
+    for entry in found:
+        print(f"{entry.name:<{width}}  {entry.title}")
+        if entry.reproduces:
+            print(f"{'':<{width}}  reproduces {entry.reproduces}")
+    return 0
+
+
+def show_plan(options: argparse.Namespace) -> int:
+    from gatera.studies.plan.parameters import describe_variants
+    from gatera.studies.store.snapshot import take_snapshot
+    from gatera.studies.views.budget import as_stored, describe_tuning, tuning_snapshot
+    from gatera.studies.views.forecast import estimate, expected_detectable_difference, plan_text
+    from gatera.studies.views.outlook import trial_outlook
+
+    store = _existing_store(options)
+    plan = as_stored(store, _make_plan(options))
+    counted = describe_variants(plan)
+    snapshot = take_snapshot(store, plan) if store is not None else None
+    answer = {
+        "study": plan.study,
+        "scale": plan.scale,
+        "trials": trial_outlook(store, plan, snapshot),
+        "variants": {
+            name: {
+                "changes": changes,
+                "differs": {field: list(pair) for field, pair in plan.differing(name).items()},
+                "undeclared": plan.undeclared(name),
+                **counted[name],
+            }
+            for name, changes in plan.changes.items()
+        },
+        "tuning": describe_tuning(plan, tuning_snapshot(store, plan)),
+        "estimate": estimate(plan, snapshot),
+        "detectable_difference": expected_detectable_difference(
+            plan, _measured_spread(store, plan)
+        ),
+        "notes": list(plan.notes),
+        "missing": list(plan.missing),
+    }
+    print(_json(answer) if options.json else plan_text(plan, answer))
+    for each in plan.missing:
+        print(f"gatera: {each}", file=sys.stderr)
+    return USAGE_ERROR if plan.missing else 0
+
+
+def _measured_spread(store: Store | None, plan: Plan) -> PairedDifference | None:
+    if store is None:
+        return None
+    from gatera.reports.tables import measured_spread
+    from gatera.studies.views.gather import gather
+
+    return measured_spread(gather(store, plan))
+
+
+def show_settings(options: argparse.Namespace) -> int:
+    from gatera.studies.plan.configuration import described, settings_text
+
+    print(_json(described()) if options.json else settings_text())
+    return 0
+
+
+def _json(value: Json) -> str:
+    return json.dumps(value, indent=1, default=dataclasses.asdict)
+
+
+def run_study(options: argparse.Namespace) -> int:
+    from gatera.studies.launch import choose
+    from gatera.studies.plan.parameters import describe_variants
+    from gatera.studies.run.supervisor import RunOptions, run
+    from gatera.studies.store.store import Store
+    from gatera.studies.views.display import Display
+    from gatera.studies.views.progress import failure_lines
+
+    plan = _make_plan(options)
+    folder: Path = options.store
+    unchecked = not (folder / "plans" / f"{plan.stem}.json").exists()
+    if unchecked:
+        describe_variants(plan)  # refuses what no model can be built for, before anything changes
+    logs = folder.absolute() / "logs"
+    if options.launcher == "slurm":
+        chosen = choose.slurm(logs, options.data_root, options.workers, options.slurm)
+    else:
+        chosen = choose.local(
+            logs, options.data_root, plan.scale, options.workers, options.workers_per_gpu
+        )
+    launcher, slots = chosen
+    store = Store(folder, create=True)
+    display = Display(plan, store.folder, sys.stderr)
+    run_options = RunOptions(
+        max_attempts=options.max_attempts,
+        claim_timeout=options.claim_timeout,
+        retry=options.retry,
+        tracking_uri=options.tracking_uri,
+        report_dir=options.report_dir,
+        measured=not options.no_measured,
+        allow_mixed=options.allow_mixed,
+    )
+    outcome = run(
+        store,
+        plan,
+        run_options,
+        launcher=launcher,
+        slots=slots,
+        show=display.show,
+        say=display.say,
+    )
+    display.end()
+    print(outcome.report.markdown)
+    for line in (*outcome.warnings, *failure_lines(outcome.snapshot)):
+        print(line, file=sys.stderr)
+    print(f"report: {outcome.report.files[0]}", file=sys.stderr)
+    if stale := outcome.snapshot.counts["stale"]:
+        return _say_stale(stale)
+    return SOME_FAILED if outcome.snapshot.failed else 0
+
+
+def _say_stale(count: int) -> int:
+    print(
+        f"{count} results come from other code than today's and are left out; "
+        "run again with --retry stale.",
+        file=sys.stderr,
+    )
+    return SOME_FAILED
+
+
+def show_status(options: argparse.Namespace) -> int:
+    from gatera.studies.store.snapshot import take_snapshot
+    from gatera.studies.views.budget import describe_tuning, tuning_snapshot
+    from gatera.studies.views.progress import trial_rows
+
+    store = _store(options)
+    plan = store.plan(_stem(options))
+    while True:
+        snapshot = take_snapshot(store, plan, max_attempts=options.max_attempts)
+        tuned = tuning_snapshot(store, plan, max_attempts=options.max_attempts)
+        if options.json:
+            answer = {
+                "study": plan.study,
+                "scale": plan.scale,
+                "counts": snapshot.counts,
+                "eta_seconds": snapshot.eta_seconds,
+                "tuning": describe_tuning(plan, tuned),
+                "trials": trial_rows(snapshot),
+            }
+            print(_json(answer))
+        else:
+            for each in filter(None, (tuned, snapshot)):
+                _print_status(each)
+        if not options.watch or not snapshot.unfinished:
+            return 0
+        time.sleep(_WATCH_SECONDS)
+        plan = store.plan(plan.stem)
+
+
+def _print_status(snapshot: Snapshot) -> None:
+    from gatera.studies.views.progress import failure_lines, whole_line, worker_lines
+
+    print(f"{snapshot.plan.stem}: {whole_line(snapshot)}")
+    for line in (*worker_lines(snapshot), *failure_lines(snapshot)):
+        print(f"  {line}")
+
+
+def write_report(options: argparse.Namespace) -> int:
+    from gatera.reports.write import write_report
+    from gatera.studies.views.gather import gather
+
+    store = _store(options)
+    plan = store.plan(_stem(options))
+    record = gather(
+        store,
+        plan,
+        max_attempts=options.max_attempts,
+        study_sha256=_loaded(options).sha256,
+    )
+    written = write_report(
+        record,
+        options.report_dir,
+        measured=not options.no_measured,
+        allow_mixed=options.allow_mixed,
+    )
+    if options.json:
+        answer = {
+            "study": plan.study,
+            "scale": plan.scale,
+            "rows": written.rows,
+            "order": written.order,
+            "files": [str(path) for path in written.files],
+        }
+        print(_json(answer))
+    else:
+        print(written.markdown)
+    stale = sum(trial.state == "stale" for row in record.rows for trial in row.trials)
+    return _say_stale(stale) if stale else 0
+
+
+def export(options: argparse.Namespace) -> int:
+    from gatera.studies.export import export_adapter
+
+    store = _store(options)
+    plan = store.plan(_stem(options))
+    target = export_adapter(store, plan, options.variant, options.seed, options.out)
+    print(target)
+    return 0
+
+
+def serve_ui(options: argparse.Namespace) -> int:
+    store = _store(options)
+    print(f"MLflow's UI: http://127.0.0.1:{options.port} (Ctrl-C ends it)", file=sys.stderr)
+    from gatera.studies.views.mlflow_view import ui_command
+
+    # Job execution starts one process more for each core and is not needed to look at runs.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return subprocess.run(ui_command(store, options.port), env=environment, check=False).returncode
+
+
+def work(options: argparse.Namespace) -> int:
+    from gatera.studies.store.owner import worker_name
+    from gatera.studies.workers.worker import work
+    from gatera.tasks import DATA_ROOT_VARIABLE
+
+    if options.data_root is not None:
+        os.environ[DATA_ROOT_VARIABLE] = str(options.data_root.absolute())
+    work(
+        options.store,
+        stems=options.plan,
+        worker=worker_name(),
+        max_attempts=options.max_attempts,
+        claim_timeout=options.claim_timeout,
+        allow_mixed=options.allow_mixed,
+    )
+    return 0
+
+
+def sync(options: argparse.Namespace) -> int:
+    from gatera.studies.run.supervisor import synchronize
+    from gatera.studies.store.store import Store
+
+    store = Store(options.store)
+    for row in synchronize(store, options.tracking_uri, options.max_attempts):
+        print(f"{row['plan']}: {row['trials']} trials")
+    return 0
+
+
+def clean(options: argparse.Namespace) -> int:
+    from gatera.studies.store.cleaning import removable, removal_lines, remove
+    from gatera.studies.store.store import Store
+
+    store = Store(options.store)
+    removals = removable(store)
+    if not removals:
+        print("nothing to remove")
+        return 0
+    print("\n".join(removal_lines(store, removals)))
+    if options.yes or _agreed("remove these? [y/N] "):
+        remove(removals)
+        print("removed")
+    else:
+        print("nothing was removed; --yes removes them", file=sys.stderr)
+    return 0
+
+
+def _agreed(question: str) -> bool:
+    """Ask on a terminal; elsewhere nobody agrees."""
+    return sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")
+
+
+def _loaded(options: argparse.Namespace) -> LoadedStudy:
+    from gatera.studies.catalog import load
+
+    return load(options.name)
+
+
+def _request(options: argparse.Namespace) -> Request:
+    from gatera.studies.plan.configuration import parse_overrides
+    from gatera.studies.plan.enumeration import Request
+
+    return Request(
+        scale=options.scale,
+        seeds=options.seeds,
+        tasks=options.tasks,
+        variants=options.variants,
+        overrides=parse_overrides(options.set),
+        data_root=options.data_root,
+    )
+
+
+def _make_plan(options: argparse.Namespace) -> Plan:
+    from gatera.studies.plan.enumeration import make_plan
+
+    return make_plan(_loaded(options), _request(options), strict=options.strict)
+
+
+def _stem(options: argparse.Namespace) -> str:
+    """Return the stem of the plan that the options describe, without reading any data."""
+    from gatera.studies.plan.enumeration import stem_of
+
+    return stem_of(_loaded(options), _request(options))
+
+
+def _store(options: argparse.Namespace) -> Store:
+    from gatera.studies.store.store import Store
+
+    return Store(options.store)
+
+
+def _existing_store(options: argparse.Namespace) -> Store | None:
+    folder: Path = options.store
+    there = (folder / "format.json").exists() or (folder.exists() and not folder.is_dir())
+    return _store(options) if there else None

@@ -1,0 +1,258 @@
+"""A report as GitHub markdown: the table, how to read it, what looks wrong, what it rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from gatera.reports.forms.cells import (
+    DASH,
+    Cells,
+    accuracy_cells,
+    gate_cells,
+    paper_cells,
+    tuning_cells,
+)
+from gatera.reports.forms.notes import footnotes, provenance, settings
+from gatera.reports.judging.bootstrap import MIN_SEEDS
+from gatera.reports.judging.paired import RankAgreement, detectable_difference
+from gatera.reports.records import StudyRecord
+from gatera.reports.tables import FROZEN, Comparison, Table, median_spread
+from gatera.trial import Json
+
+
+def markdown(table: Table, *, measured: bool = True, figures: Sequence[str] = ()) -> str:
+    """Return the whole report as GitHub markdown.
+
+    Args:
+        table: What is reported.
+        measured: Whether to print what a clock or a host says.
+        figures: Paths of the figures, as seen from the report.
+    """
+    record = table.record
+    blocks = [
+        f"# {record.study} at scale {record.scale}",
+        _introduction(record),
+        _markdown_table(accuracy_cells(table, measured=measured)),
+        *(f"![{_figure_title(path)} of {record.study}]({path})" for path in figures),
+        _reading(table),
+    ]
+    if findings := _findings(table):
+        blocks += ["## Diagnosis", _DIAGNOSIS_READING, _listed(findings)]
+    if any(row.gates for row in table.rows):
+        blocks += ["## Gates", _markdown_table(gate_cells(table)), _gate_reading(record)]
+    if any(row.tuning for row in table.rows):
+        blocks += ["## Tuning", _markdown_table(tuning_cells(table)), _TUNING_READING]
+    if table.paper is not None:
+        blocks += ["## Against the paper", _markdown_table(paper_cells(table)), _beside(table)]
+    if notes := footnotes(table):
+        blocks += ["## Notes", _listed(notes)]
+    if lines := settings(record):
+        blocks += ["## Settings", _listed(lines)]
+    blocks += ["## Provenance", _listed(provenance(record))]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _introduction(record: StudyRecord) -> str:
+    lines = [record.title] if record.title else []
+    if record.reproduces:
+        lines.append(f"Reproduces {record.reproduces}.")
+    if record.departures:
+        lines.append(f"**Departs from the study's defaults** — {_said(record.departures)}.")
+    lines.append("Accuracy in %, mean over seeds; the average is the plain mean over tasks.")
+    return "\n\n".join(lines)
+
+
+def _said(departures: Mapping[str, Json]) -> str:
+    """Return how a run departs from its study, as the options that ask for it."""
+    options = [f"--set {name}={value}" for name, value in departures.get("set", {}).items()]
+    for name in ("seeds", "tasks", "variants"):
+        if name in departures:
+            value = departures[name]
+            options.append(f"--{name} {','.join(value) if isinstance(value, list) else value}")
+    return ", ".join(f"`{option}`" for option in options)
+
+
+def _figure_title(path: str) -> str:
+    """Return what a figure shows, from its name `<stem>.<what>.png`."""
+    return path.split(".")[-2].replace("_", " ").capitalize()
+
+
+def _reading(table: Table) -> str:
+    """Say how the table is to be read, and what it cannot tell."""
+    return "\n\n".join([*_reading_differences(table), *_reading_columns(table)])
+
+
+def _reading_differences(table: Table) -> Iterator[str]:
+    yield (
+        f"Δ is the difference of averages to `{table.record.reference}`, paired by seed, in "
+        "percentage points, with its Student-t interval over seeds (95 %, not adjusted). "
+        "*Resolved* means that the p-value of the paired t-test, adjusted by Holm over the "
+        "compared rows, is below 0.05. ± is the standard deviation over seeds. `frozen` is the "
+        "backbone without training: one trial, no spread, not tested. The number of seeds named "
+        "beside *not resolved* would resolve a difference of the size seen with 80 % power, at "
+        "Holm's strictest step."
+    )
+    if any(row.comparison and row.comparison.crossed for row in table.rows):
+        yield (
+            "The secondary interval (95 %, not adjusted) is a studentized bootstrap of the same "
+            "difference over seeds and test items together, the same drawn items for all seeds "
+            "and both variants, drawn within each task: it speaks of other test items too, where "
+            "the first speaks of other seeds on these. With fewer than ten seeds it is a little "
+            "too short. No verdict rests on it."
+            + (_EMBEDDED_ITEMS if _is_embedded(table.record) else "")
+        )
+    elif any(1 < len(row.seeds) < MIN_SEEDS for row in table.rows):
+        yield f"The bootstrap over seeds and test items is given from {MIN_SEEDS} seeds on."
+    if any(_reaches_too_far(row.comparison) for row in table.rows if row.comparison):
+        yield (
+            "No difference can be above 100 points: an interval that reaches beyond comes from few "
+            "seeds, or from one or two that are unlike all others, whose spread its form does not "
+            "fit. Look at each seed's average, in the CSV."
+        )
+    if any(row.comparison and row.comparison.single_runs for row in table.rows):
+        yield (
+            "McNemar's exact test compares two trained models on these test items. It says "
+            "nothing of other seeds, and so nothing of the methods."
+        )
+    if not any(row.tuning for row in table.rows):
+        yield (
+            "Nothing was tuned for a row of its own: all share the settings that their change "
+            "leaves alone, and a row may be behind only because these suit it less."
+        )
+    detectable = _detectable(table)
+    if detectable is not None:
+        yield (
+            f"With this table's spread and seeds, a difference of {100 * detectable:.2f} points "
+            "or more is found with 80 % power (unadjusted); smaller ones may stay unresolved."
+        )
+
+
+def _reaches_too_far(comparison: Comparison) -> bool:
+    """Whether an interval holds differences of accuracies that cannot be."""
+    intervals = (comparison.difference, comparison.crossed)
+    ends = [end for each in intervals if each is not None for end in (each.low, each.high)]
+    return any(math.isfinite(end) and abs(end) > 1 for end in ends)
+
+
+_EMBEDDED_ITEMS = (
+    " The embedded world's test items ask many times about the same few facts, so they are not "
+    "independent, and this interval is too short to speak of other facts."
+)
+
+
+def _is_embedded(record: StudyRecord) -> bool:
+    return any(task.startswith("world_") for task in record.tasks)
+
+
+def _detectable(table: Table) -> float | None:
+    """Return the smallest detectable difference at the median spread of the compared rows."""
+    middle = median_spread(r.comparison.difference for r in table.rows if r.comparison)
+    return detectable_difference(middle.sd, middle.pairs) if middle is not None else None
+
+
+def _reading_columns(table: Table) -> Iterator[str]:
+    frozen = table.row(FROZEN)
+    if any(row.knowledge for row in table.rows):
+        before = f", {frozen.knowledge_loss:.3f} nats" if frozen and frozen.knowledge_loss else ""
+        yield (
+            f"Held-out loss is the mean cross-entropy of a token of {_knowledge_text(table)}; its "
+            "change by training, in nats with its Student-t interval over seeds, starts from the "
+            f"frozen backbone's{before}. Above 0 means that knowledge was lost."
+        )
+    if table.published:
+        yield f"Published: {table.published.source}, measured on {table.published.model}" + (
+            "."
+            if table.paper is not None and table.paper.incomparable is None
+            else "; here it is no target, only the order of the rows can be looked at."
+        )
+        for row in table.rows:
+            if row.variant in table.published.notes:
+                yield f"`{row.variant}`: {table.published.notes[row.variant]}."
+
+
+def _knowledge_text(table: Table) -> str:
+    """Say what text the held-out loss was measured on."""
+    name = table.record.results[0].config["eval"].get("knowledge")
+    if name == "world":
+        return (
+            "texts of the embedded world: three sentences each, of which pre-training saw every "
+            "one but never these three together"
+        )
+    return f"the text {name} (whether the backbone's pre-training saw it is not known here)"
+
+
+_DIAGNOSIS_READING = (
+    "What looks wrong, found by fixed limits in the stored numbers. These are hints to follow, "
+    "not verdicts."
+)
+
+
+def _findings(table: Table) -> list[str]:
+    return [
+        f"{row.variant}: **{finding.kind}** — {finding.message}. To try: {finding.advice}."
+        for row in table.rows
+        for finding in row.findings
+    ]
+
+
+def _gate_reading(record: StudyRecord) -> str:
+    items = {gates["items"] for result in record.results if "items" in (gates := result.gates)}
+    how_many = (
+        f"the first {max(items):,} test items, taken evenly from all tasks,"
+        if items
+        else ("test items,")
+    )
+    return (
+        f"Over the tokens of {how_many} each followed by its right response; every gated layer "
+        "counted alike; shares in %, entropy in nats (0 for closed or open gates, 0.693 for gates "
+        "at one half)."
+    )
+
+
+_TUNING_READING = (
+    "Chosen on validation data before any seed ran, with the same number of tuning trials for "
+    "each row; test data was read once, afterwards. A choice within a twentieth of its range of "
+    "either end counts as an edge that was hit: the best value may lie outside the search space."
+)
+
+
+def _beside(table: Table) -> str:
+    """Say what the comparison with the paper can and cannot tell."""
+    assert table.paper is not None
+    assert table.published is not None
+    lines = [
+        "A step is a row's difference to the reference. *In our interval* asks whether the "
+        "published step lies in the 95 % interval of ours; a wide interval holds much, so `yes` "
+        "is weak evidence of agreement and `no` is strong evidence against it. A dash is a number "
+        "that was not published or not measured."
+    ]
+    if table.paper.incomparable is not None:
+        lines.append(
+            f"No verdicts: {table.paper.incomparable}. What stands beside the published numbers "
+            "is arithmetic then, and no evidence about them."
+        )
+    lines.append(_order_line(table.paper.order))
+    return "\n\n".join(lines)
+
+
+def _order_line(order: RankAgreement | None) -> str:
+    if order is None:
+        return "The order of the rows cannot be compared: fewer than two have both numbers."
+    said = f"Order of the {order.rows} rows that have both numbers: Kendall's tau {order.tau:+.2f}"
+    if not math.isfinite(order.low):
+        return f"{said} [{DASH}] (one seed; 1 is the published order, -1 its reverse)."
+    return (
+        f"{said} [{order.low:+.2f}, {order.high:+.2f}] (1 is the published order, -1 its "
+        f"reverse; at least 95 % over {order.seeds} seeds: all orders that the paired intervals of "
+        "two rows, corrected over all pairs, leave open)."
+    )
+
+
+def _listed(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _markdown_table(cells: Cells) -> str:
+    rule = ["---"] + ["---:"] * (len(cells.header) - 1)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (cells.header, rule, *cells.lines))

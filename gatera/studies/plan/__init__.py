@@ -1,0 +1,6 @@
+"""From a study to its trials, in plain values.
+
+`enumeration` lists the trials; what goes into them comes from `configuration` (settings), `sources`
+and `planned_data` (files), `tuning` (what is searched), and `confounds` keeps rows comparable.
+Nothing here runs, or knows of a store.
+"""

@@ -1,0 +1,109 @@
+"""What a study consists of at one scale: its trials, in plain values, as the store keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from gatera.studies.plan.confounds import differing_fields, undeclared_differences
+from gatera.studies.plan.tuning import PlannedTuning
+from gatera.trial import Json, Trial, sha256_of
+
+TUNING_SUFFIX = ".tuning"  # of the stem of a plan that holds the tuning trials of another
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study consists of at one scale: every trial, enumerated."""
+
+    study: str
+    scale: str
+    title: str
+    reproduces: str
+    reference: str
+    published: str | None
+    curve: str | None
+    study_sha256: str
+    departures: Mapping[str, Json]  # how the request departs from the study's defaults
+    tasks: tuple[str, ...]
+    changes: Mapping[str, Mapping[str, Json]]  # variant -> declared changes, in row order
+    trials: tuple[Trial, ...]
+    # variant -> changed settings that are not its question, as the study declares
+    confounds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what a report has to say of the study as a whole
+    tuning: PlannedTuning | None = None
+    is_tuning: bool = False  # whether these are the tuning trials proposed so far
+    missing: tuple[str, ...] = ()  # what could not be read: no trial of such a plan can run
+
+    @property
+    def stem(self) -> str:
+        """Return the name that the plan's files share; a departure gets a name of its own."""
+        stem = plan_stem(self.study, self.scale, self.departures)
+        return f"{stem}{TUNING_SUFFIX}" if self.is_tuning else stem
+
+    @property
+    def runnable(self) -> tuple[Trial, ...]:
+        """The trials that workers may take: none before every row has its tuned settings."""
+        waits = self.tuning is not None and not self.tuning.is_settled and not self.is_tuning
+        return () if waits else self.trials
+
+    def trials_of(self, variant: str) -> list[Trial]:
+        """Return the trials of `variant`, ordered by seed."""
+        return [trial for trial in self.trials if trial.variant == variant]
+
+    def differing(self, variant: str) -> dict[str, tuple[Json, Json]]:
+        """Return "section.field" -> (reference's value, variant's value) where they differ.
+
+        Nothing of the frozen backbone, which has no settings of training to differ in, nor where
+        the reference is not among the chosen rows.
+        """
+        reference = self.trials_of(self.reference)
+        if not reference or self.trials_of(variant)[0].is_frozen:
+            return {}
+        differing = differing_fields(self.trials_of(variant)[0].config, reference[0].config)
+        tuned = self._tuned_fields() - set(self.changes[variant])
+        return {name: values for name, values in differing.items() if name not in tuned}
+
+    def _tuned_fields(self) -> set[str]:
+        """Return the fields that rows search: each row has its own values of them."""
+        rows = self.tuning.rows.values() if self.tuning is not None else ()
+        return {name for row in rows for name in row.space}
+
+    def undeclared(self, variant: str) -> list[str]:
+        """Return the fields in which `variant` differs without saying so; `run` refuses them."""
+        reference = self.trials_of(self.reference)
+        if not reference or self.trials_of(variant)[0].is_frozen:
+            return []
+        found = undeclared_differences(
+            self.changes[variant],
+            self.confounds.get(variant, ()),
+            self.trials_of(variant)[0].config,
+            reference[0].config,
+        )
+        return [name for name in found if name not in self._tuned_fields()]
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the plan as plain JSON values."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields["tuning"] = None if self.tuning is None else asdict(self.tuning)
+        fields["trials"] = [trial.to_json() for trial in self.trials]
+        return {"format": 2, **fields}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Json]) -> Plan:
+        """Read what `to_json` wrote."""
+        fields = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+        fields["tasks"] = tuple(value["tasks"])
+        fields["notes"] = tuple(value.get("notes", ()))
+        fields["missing"] = tuple(value.get("missing", ()))
+        fields["confounds"] = {v: tuple(names) for v, names in value.get("confounds", {}).items()}
+        if value.get("tuning") is not None:
+            fields["tuning"] = PlannedTuning.from_json(value["tuning"])
+        fields["trials"] = tuple(Trial.from_json(trial) for trial in value["trials"])
+        return cls(**fields)
+
+
+def plan_stem(study: str, scale: str, departures: Mapping[str, Json]) -> str:
+    """Return the name that the files of a plan share."""
+    stem = f"{study}.{scale}"
+    return f"{stem}.{sha256_of(departures)[:8]}" if departures else stem

@@ -1,0 +1,83 @@
+"""Results as files: each holds its own hash, so that damage is noticed wherever it is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gatera.studies.store.whole_files import signature
+from gatera.training.attempt_files import sha256_or_none
+from gatera.trial import TrialResult, sha256_of
+
+_Signature = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class CheckedResult:
+    """What a result file holds, and what is wrong with it."""
+
+    result: TrialResult | None = None  # None where there is none that is whole
+    damage: str | None = None  # what is wrong, where there is one that is not
+    signatures: tuple[_Signature | None, ...] = ()  # of the file and of its predictions
+    predictions: Path | None = None
+
+
+class ResultReader:
+    """Reads results and compares the hashes of them and their predictions, once a change."""
+
+    def __init__(self, predictions_path: Callable[[str, int], Path]) -> None:
+        """Find predictions by key and attempt at `predictions_path`."""
+        self._predictions_path = predictions_path
+        self._seen: dict[str, CheckedResult] = {}  # by key
+
+    def read(self, key: str, path: Path) -> CheckedResult:
+        """Return what the result file `path` of the trial with `key` holds."""
+        seen, found = self._seen.get(key), signature(path)
+        if found is None:
+            return CheckedResult()
+        if seen is None or seen.signatures != (found, _signature_of(seen.predictions)):
+            seen = self._seen[key] = self._check(key, path, found)
+        return seen
+
+    def _check(self, key: str, path: Path, found: _Signature) -> CheckedResult:
+        try:
+            fields = json.loads(path.read_text())
+            digest = fields.pop("sha256")
+            result = TrialResult.from_json(fields)
+        except FileNotFoundError:
+            return CheckedResult()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return CheckedResult(None, f"{path} cannot be read", (found, None))
+        predictions = self._predictions_path(key, result.attempt)
+        signatures = (found, signature(predictions))
+        damage = None
+        if digest != result_sha256(result) or result.key != key:
+            damage = f"{path} was changed"
+        elif signatures[1] is None:
+            damage = f"{predictions} is missing"
+        elif sha256_or_none(predictions) != result.predictions_sha256:
+            damage = f"{predictions} was changed"
+        return CheckedResult(None if damage else result, damage, signatures, predictions)
+
+
+def result_text(result: TrialResult) -> str:
+    """Return what a result file says.
+
+    Raises:
+        ValueError: a number in it is not finite.
+    """
+    fields = result.to_json() | {"sha256": result_sha256(result)}
+    return json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def result_sha256(result: TrialResult) -> str:
+    """Return the hash of what is determined in a result: equal for equal runs, at any attempt."""
+    fields = result.to_json()
+    del fields["measured"], fields["attempt"]
+    return sha256_of(fields)
+
+
+def _signature_of(path: Path | None) -> _Signature | None:
+    return None if path is None else signature(path)

@@ -1,0 +1,159 @@
+"""Where every trial of a plan stands at one moment, and how long the rest will take."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+from gatera.studies.plan.plan import Plan
+from gatera.studies.store.store import Store, TrialStatus
+from gatera.studies.study import FROZEN
+from gatera.trial import Json, Trial, TrialResult
+
+_PACE_SHARE = 0.1  # of a phase that must be done before its pace counts
+
+
+STATES = ("done", "running", "waiting", "failed", "pruned", "stale")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where each trial of a plan stands at one moment."""
+
+    plan: Plan
+    statuses: Mapping[str, TrialStatus]  # by key
+    trial_seconds: Mapping[str, float]  # of all attempts together, by key of finished trials
+    training_share: float  # of a trial's time; the rest is scoring
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return the number of trials in each state, and of all planned ones."""
+        found = Counter(status.state for status in self.statuses.values())
+        planned = len(self.statuses)
+        if self.plan.is_tuning and self.plan.tuning is not None:
+            planned = self.plan.tuning.total  # proposed or not
+        return {"planned": planned, **{state: found[state] for state in STATES}}
+
+    @property
+    def unfinished(self) -> list[Trial]:
+        """Return the trials that still have to run."""
+        return [t for t in self.plan.trials if self.statuses[t.key].state in ("waiting", "running")]
+
+    @property
+    def failed(self) -> list[Trial]:
+        """Return the trials that failed as often as they may."""
+        return [t for t in self.plan.trials if self.statuses[t.key].state == "failed"]
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Return the estimated time until all is done; None while nothing says how long it takes.
+
+        Running trials take what the finished ones of their variant took, less what they have done;
+        those that wait go, in order, to whoever is free first. As many are taken to run at a time
+        as run now.
+        """
+        left = self.unfinished
+        if not left:
+            return 0.0
+        typical = self._typical_seconds()
+        if typical is None:
+            return None
+        running = [trial for trial in left if self.statuses[trial.key].state == "running"]
+        free_at = [self._left_seconds(trial, typical(trial)) for trial in running] or [0.0]
+        heapq.heapify(free_at)
+        for trial in left:
+            if self.statuses[trial.key].state != "running":
+                heapq.heappush(free_at, heapq.heappop(free_at) + typical(trial))
+        return max(free_at)
+
+    def _typical_seconds(self) -> Callable[[Trial], float] | None:
+        """Return what tells how long a trial takes; None where nothing does."""
+        by_variant: dict[str, list[float]] = {}
+        for trial in self.plan.trials:
+            if trial.key in self.trial_seconds:
+                by_variant.setdefault(trial.variant, []).append(self.trial_seconds[trial.key])
+        trained = [
+            each for name, found in by_variant.items() if name != FROZEN for each in found
+        ] or [g for t in self.unfinished if (g := self._extrapolated(t)) is not None]
+        if not trained:
+            return None
+        overall = fmean(trained)
+        return lambda trial: fmean(by_variant.get(trial.variant, [overall]))
+
+    def _left_seconds(self, trial: Trial, typical: float) -> float:
+        """Return how long a running trial still takes: at its own pace, once it has one."""
+        status = self.statuses[trial.key]
+        progress = status.progress or {}
+        scoring = typical * (1 - self.training_share)
+        if progress.get("phase") == "test":
+            done = _ratio(progress.get("answered"), progress.get("items"))
+            return _rest(progress, done) if done > _PACE_SHARE else scoring * (1 - done)
+        done = _ratio(progress.get("step"), progress.get("max_steps"))
+        if done > _PACE_SHARE and status.attempt == 1:  # a resumed one began somewhere in between
+            return _rest(progress, done) + scoring
+        return typical * self.training_share * (1 - done) + scoring
+
+    def _extrapolated(self, trial: Trial) -> float | None:
+        """Return how long a running trial will take if it goes on at its pace."""
+        progress = self.statuses[trial.key].progress or {}
+        done = _ratio(progress.get("step"), progress.get("max_steps"))
+        if not done or progress.get("phase") == "test" or "seconds" not in progress:
+            return None
+        return float(progress["seconds"]) / done
+
+
+def _rest(progress: Mapping[str, Json], done: float) -> float:
+    """Return the seconds that the rest of a phase takes at the pace so far."""
+    return float(progress.get("seconds") or 0.0) * (1 - done) / done
+
+
+def _ratio(part: Json, whole: Json) -> float:
+    return float(part) / float(whole) if part and whole else 0.0
+
+
+def take_snapshot(store: Store, plan: Plan, *, max_attempts: int | None = None) -> Snapshot:
+    """Read where each trial of `plan` stands."""
+    statuses, results = {}, {}
+    for trial in plan.trials:
+        statuses[trial.key] = store.status(trial, max_attempts=max_attempts)
+        if (result := store.result(trial.key)) is not None:
+            results[trial.key] = result
+    seconds = {key: store.seconds(key) for key in results}
+    return Snapshot(plan, statuses, seconds, _training_share(results, seconds))
+
+
+def _training_share(results: Mapping[str, TrialResult], seconds: Mapping[str, float]) -> float:
+    """Return which share of a trial's time scoring leaves; 1 where nothing was measured."""
+    shares = [
+        max(0.0, 1 - result.measured.get("eval_seconds", 0.0) / seconds[key])
+        for key, result in results.items()
+        if not result.is_frozen and seconds[key]
+    ]
+    return fmean(shares) if shares else 1.0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A trial on its validation items, in the course of its training."""
+
+    accuracy: float
+    is_last: bool  # whether training had ended: it then says nothing that the result does not say
+
+
+def validations(store: Store, key: str) -> dict[int, Validation]:
+    """Return a trial's validations by step.
+
+    A later attempt's replaces an earlier's: another one only where the code changed between.
+    """
+    found: dict[int, Validation] = {}
+    for attempt in store.claims.attempts(key):
+        for line in store.metrics(key, attempt):
+            if isinstance(accuracy := line.get("val/accuracy"), int | float):
+                step = int(line.get("step") or 0)
+                last = float(line.get("max_steps") or math.inf)
+                found[step] = Validation(float(accuracy), is_last=step >= last)
+    return found

@@ -1,0 +1,385 @@
+"""The store: one folder that holds all that studies produced, and the only truth about it.
+
+    format.json                     {"format": 2}
+    plans/<stem>.json               what each study consists of
+    trials/<key>/claim.<n>          attempt n's owner, locked while it lives
+    trials/<key>/claim.<n>.dead     why the claim counts no more, though its lock may be held
+    trials/<key>/attempts/<n>/      metrics.jsonl, log, checkpoints, predictions, ended.json, ...
+    trials/<key>/result.json        exists = finished; written once
+    trained/, scored/               trained weights, by training key: see `weights.py`
+
+Every file appears whole (temporary file, fsync, then link or rename), so that a reader never sees
+half of one, and a process that dies at any moment leaves nothing that has to be repaired.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gatera.errors import InputError
+from gatera.studies.plan.plan import Plan
+from gatera.studies.store.attempts import (
+    ATTEMPT_LIMITS,
+    AttemptRecord,
+    json_objects,
+    read_record,
+    record_of,
+    write_record,
+)
+from gatera.studies.store.claims import Claim, Claims
+from gatera.studies.store.results import CheckedResult, ResultReader, result_sha256, result_text
+from gatera.studies.store.staleness import stale_files
+from gatera.studies.store.weights import Weights
+from gatera.studies.store.whole_files import file_sha256, link_whole, read_json, write_whole
+from gatera.training.attempt_files import METRICS_FILE, PREDICTIONS_FILE, sync_to_disk
+from gatera.trial import Json, Trial, TrialResult
+
+FORMAT = 2
+_LAST_LINES_BYTES = 8192  # holds a few lines of metrics.jsonl
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """Where one trial stands, read from files alone."""
+
+    state: str  # done, stale, running, failed, pruned or waiting
+    attempt: int  # the newest claim, 0 where there is none
+    progress: Json = None  # last line of the newest attempt's metrics.jsonl, where it is running
+    owner: Json = None  # who holds the newest claim, where it is running
+    failure: AttemptRecord | None = None  # of the newest attempt that counts, where it failed
+    reason: str | None = None  # why it stands there, where there is something to say
+
+
+class Store:
+    """One store folder.
+
+    Raises:
+        InputError: the folder belongs to another format, or is something else than a store.
+    """
+
+    def __init__(self, folder: Path, *, create: bool = False) -> None:
+        self.folder = folder.absolute()
+        self._reader = ResultReader(self.predictions_path)
+        self._records: dict[tuple[str, int], AttemptRecord] = {}  # by key and attempt
+        self.claims = Claims(self.trial_folder)
+        self.weights = Weights(self.folder, self.attempt_folder, self.claims.is_live)
+        marker = self.folder / "format.json"
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{folder} is a file; name a folder with --store.")
+        if create and not marker.exists():
+            self._create(marker)
+        if not marker.is_file():
+            raise InputError(
+                f"no store at {folder}; `run` makes one, --store names another folder."
+            )
+        try:
+            found = json.loads(marker.read_text())["format"]
+        except (ValueError, KeyError, TypeError):
+            found = "unreadable"
+        if found != FORMAT:
+            raise InputError(_other_format(folder, found))
+        if create:
+            for name in ("plans", "trials", "trained", "scored"):
+                _make_folder(self.folder / name)
+
+    def _create(self, marker: Path) -> None:
+        """Make the marker; what a killed process left of it is no hindrance."""
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        if any(not path.name.startswith(f".{marker.name}-") for path in found):
+            raise InputError(
+                f"{self.folder} is not empty and holds no store; name another folder with --store."
+            )
+        write_whole(marker, json.dumps({"format": FORMAT}) + "\n")
+
+    # Plans
+
+    def write_plan(self, plan: Plan) -> None:
+        """Store `plan` under its stem, in place of an older one."""
+        # Keys keep their order: that of the variants is the order of the rows.
+        text = json.dumps(plan.to_json(), indent=1, ensure_ascii=False)
+        write_whole(self.folder / "plans" / f"{plan.stem}.json", text + "\n")
+
+    def plan(self, stem: str) -> Plan:
+        """Return the stored plan called `stem`.
+
+        Raises:
+            InputError: there is none, or it cannot be read.
+        """
+        path = self.folder / "plans" / f"{stem}.json"
+        try:
+            return Plan.from_json(json.loads(path.read_text()))
+        except FileNotFoundError:
+            known = ", ".join(self.stems()) or "none"
+            raise InputError(
+                f"no plan {stem} in {self.folder}; it holds {known}. `run` writes a plan."
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"plan {path} cannot be read ({error}); run the study again."
+            ) from None
+
+    def stems(self) -> list[str]:
+        """Return the names of the stored plans."""
+        return sorted(path.stem for path in (self.folder / "plans").glob("*.json"))
+
+    # Trials and who may run them
+
+    def trial_folder(self, key: str) -> Path:
+        """Return the folder of the trial with `key`."""
+        return self.folder / "trials" / key
+
+    def attempt_folder(self, key: str, attempt: int) -> Path:
+        """Return the folder of one attempt."""
+        return self.trial_folder(key) / "attempts" / str(attempt)
+
+    def claim(self, key: str, owner: Json) -> Claim | None:
+        """Take the trial with `key` for a new attempt.
+
+        Returns None where it has a result, a live claim, or where somebody else was faster. A
+        damaged result is moved aside, so that the new one finds room.
+        """
+        folder = self.trial_folder(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        newest = self.claims.newest(key)
+        if self.has_result(key) or self.claims.is_live(key, newest):
+            return None
+        claim = self.claims.take(key, newest + 1, owner)
+        if claim is None:
+            return None
+        if self.has_result(key):
+            claim.release()
+            return None
+        if self.damage(key):
+            self.retire_result(key, f"damaged-{claim.attempt}")
+        self.attempt_folder(key, claim.attempt).mkdir(parents=True, exist_ok=True)
+        return claim
+
+    def is_running(self, key: str) -> bool:
+        """Return whether somebody holds a live claim on the trial and has no result yet."""
+        return not self.has_result(key) and self.claims.is_live(key, self.claims.newest(key))
+
+    def note_attempt(self, key: str, attempt: int, machine: Mapping[str, Json]) -> None:
+        """Record what an attempt computes by, for those who would join it."""
+        write_whole(self.attempt_folder(key, attempt) / "machine.json", json.dumps(machine) + "\n")
+
+    def machine(self, key: str, attempt: int) -> Json:
+        """Return what an attempt computes by; None where it did not say."""
+        return read_json(self.attempt_folder(key, attempt) / "machine.json")
+
+    def resumable(self, trial: Trial, attempt: int) -> list[Path]:
+        """Return the attempts whose checkpoints an attempt may go on from, the newest first.
+
+        These are the trial's own, and those of other trials that trained the same weights before.
+        """
+        own = [(trial.key, n) for n in self.claims.attempts(trial.key) if n < attempt]
+        makers = self.weights.makers(trial.training_key)
+        before = itertools.takewhile(lambda maker: maker != (trial.key, attempt), makers)
+        others = [(key, n) for key, n in before if key != trial.key]
+        return [self.attempt_folder(*each) for each in reversed([*others, *own])]
+
+    def answered(self, trial: Trial, attempt: int) -> list[Path]:
+        """Return the attempts whose answers may count for an attempt: those of the same weights."""
+        own = [(trial.key, n) for n in self.claims.attempts(trial.key) if n < attempt]
+        others = [
+            (key, n)
+            for key in self.weights.scored_with(trial.training_key)
+            if key != trial.key
+            for n in self.claims.attempts(key)
+        ]
+        return [self.attempt_folder(*each) for each in [*others, *own]]
+
+    # Results
+
+    def has_result(self, key: str) -> bool:
+        """Return whether the trial with `key` is finished, with a result that is whole."""
+        return self.result(key) is not None
+
+    def result(self, key: str) -> TrialResult | None:
+        """Return the result of the trial with `key`; None where it has none that is whole."""
+        return self._checked(key).result
+
+    def damage(self, key: str) -> str | None:
+        """Return what is wrong with the result of a trial; None where nothing is."""
+        return self._checked(key).damage
+
+    def _checked(self, key: str) -> CheckedResult:
+        return self._reader.read(key, self.trial_folder(key) / "result.json")
+
+    def commit(self, result: TrialResult) -> bool:
+        """Write the result of an attempt, once: predictions first, then the result.
+
+        Returns whether this result is the one that counts; False where another attempt was first,
+        whose result stays. Whether the two agree is then noted beside the attempt.
+
+        Raises:
+            RuntimeError: the predictions on disk are not those of the result.
+        """
+        folder = self.attempt_folder(result.key, result.attempt)
+        predictions = folder / PREDICTIONS_FILE
+        sync_to_disk(predictions)
+        sync_to_disk(folder)
+        if file_sha256(predictions) != result.predictions_sha256:
+            raise RuntimeError(f"{predictions} does not hold what was written; check the disk.")
+        self.weights.note_scored(result.training_key, result.key)
+        if link_whole(self.trial_folder(result.key) / "result.json", result_text(result)):
+            return True
+        self._note_late(result)
+        return False
+
+    def _note_late(self, late: TrialResult) -> None:
+        counts = self.result(late.key)
+        equal = counts is not None and result_sha256(counts) == result_sha256(late)
+        path = self.attempt_folder(late.key, late.attempt) / "late.json"
+        write_whole(path, json.dumps({"equal": equal}) + "\n")
+
+    def unequal_attempts(self, key: str) -> list[int]:
+        """Return the attempts whose late result was another than the one that counts."""
+        folders = ((n, self.attempt_folder(key, n)) for n in self.claims.attempts(key))
+        return [n for n, folder in folders if read_json(folder / "late.json") == {"equal": False}]
+
+    def predictions_path(self, key: str, attempt: int) -> Path:
+        """Return where an attempt keeps its predictions."""
+        return self.attempt_folder(key, attempt) / PREDICTIONS_FILE
+
+    def retire_result(self, key: str, label: str) -> None:
+        """Move a result aside, so that its trial runs again; nothing is lost."""
+        path = self.trial_folder(key) / "result.json"
+        os.replace(path, path.with_name(f"result.{label}.json"))
+
+    # How attempts ended, and pruning
+
+    def end_attempt(self, trial: Trial, attempt: int, ended: str, **fields: Json) -> None:
+        """Record how an attempt ended and what it added, where nobody has.
+
+        Args:
+            trial: Its trial.
+            attempt: Its number.
+            ended: As `AttemptRecord` has it.
+            fields: What else is known: message, log_tail, seconds.
+        """
+        folder = self.attempt_folder(trial.key, attempt)
+        if read_record(folder) is None and folder.is_dir():
+            earlier = self.resumable(trial, attempt)
+            write_record(folder, record_of(folder, attempt, ended, earlier=earlier, **fields))
+
+    def record(self, key: str, attempt: int) -> AttemptRecord | None:
+        """Return how an attempt ended; None where nobody has said. It is written once."""
+        found = self._records.get((key, attempt)) or read_record(self.attempt_folder(key, attempt))
+        if found is not None:
+            self._records[key, attempt] = found
+        return found
+
+    def records(self, key: str) -> list[AttemptRecord]:
+        """Return how the attempts of a trial ended, oldest first."""
+        found = (self.record(key, n) for n in self.claims.attempts(key))
+        return [record for record in found if record is not None]
+
+    def seconds(self, key: str) -> float:
+        """Return how long all attempts of a trial took together."""
+        return sum(record.seconds for record in self.records(key))
+
+    def failures(self, key: str) -> list[AttemptRecord]:
+        """Return the attempts that count against a trial, oldest first."""
+        forgiven = (read_json(self.trial_folder(key) / "forgiven.json") or {}).get(
+            "up_to_attempt", 0
+        )
+        return [each for each in self.records(key) if each.failed and each.attempt > forgiven]
+
+    def has_failed(self, key: str, max_attempts: int | None) -> bool:
+        """Return whether a trial failed as often as it may; None: each kind's own limit."""
+        ends = [record.ended for record in self.failures(key)]
+        return any(
+            ends.count(kind) >= (max_attempts if max_attempts and kind != "input" else limit)
+            for kind, limit in ATTEMPT_LIMITS.items()
+        )
+
+    def forgive_failures(self, key: str) -> None:
+        """Let the failures so far count no more, as `run --retry failed` asks."""
+        path = self.trial_folder(key) / "forgiven.json"
+        write_whole(path, json.dumps({"up_to_attempt": self.claims.newest(key)}) + "\n")
+
+    def prune(self, key: str, step: int) -> None:
+        """Let a trial stop at its next step: its course up to `step` promises too little."""
+        link_whole(self.pruned_path(key), json.dumps({"step": step}) + "\n")
+
+    def revive(self, key: str) -> None:
+        """Let a trial count as pruned no more, so that it runs to its end."""
+        self.pruned_path(key).unlink(missing_ok=True)
+
+    def is_pruned(self, key: str) -> bool:
+        """Return whether a trial was pruned."""
+        return self.pruned_path(key).exists()
+
+    def pruned_path(self, key: str) -> Path:
+        """Return the file whose existence prunes a trial."""
+        return self.trial_folder(key) / "pruned.json"
+
+    # Status
+
+    def status(self, trial: Trial, *, max_attempts: int | None = None) -> TrialStatus:
+        """Return where `trial` stands; reads files only."""
+        key = trial.key
+        attempt = self.claims.newest(key)
+        if (result := self.result(key)) is not None:
+            changed = stale_files(trial, result)
+            if not changed:
+                return TrialStatus("done", attempt)
+            return TrialStatus("stale", attempt, reason=f"stale: {', '.join(changed)} changed")
+        if self.claims.is_live(key, attempt):
+            owner = self.claims.owner(key, attempt)
+            return TrialStatus("running", attempt, self.progress(key, attempt), owner)
+        if self.is_pruned(key):
+            return TrialStatus("pruned", attempt)
+        if self.has_failed(key, max_attempts):
+            failure = self.failures(key)[-1]
+            return TrialStatus("failed", attempt, failure=failure, reason=failure.message)
+        return TrialStatus("waiting", attempt)
+
+    def progress(self, key: str, attempt: int) -> Json:
+        """Return the last whole line of an attempt's metrics.jsonl; None where there is none."""
+        try:
+            with (self.attempt_folder(key, attempt) / METRICS_FILE).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_LINES_BYTES))
+                tail = file.read().decode(errors="replace")
+        except OSError:
+            return None
+        lines = json_objects(tail)
+        return lines[-1] if lines and lines[-1] else None
+
+    def metrics(self, key: str, attempt: int, *, skip: int = 0) -> list[dict[str, Json]]:
+        """Return the whole lines of an attempt's metrics.jsonl after the first `skip`.
+
+        A line that cannot be read, as a crash of the machine may leave one, is an empty object.
+        """
+        try:
+            text = (self.attempt_folder(key, attempt) / METRICS_FILE).read_text(errors="replace")
+        except OSError:
+            return []
+        return json_objects(text)[skip:]
+
+
+def _other_format(folder: Path, found: Json) -> str:
+    if found == 1:
+        return (
+            f"the store at {folder} was made by an earlier gatera (format 1), whose keys say less; "
+            f"this one reads format {FORMAT}. Keep it for its results, and name another folder "
+            "with --store; CHANGELOG.md says more."
+        )
+    return (
+        f"the store at {folder} has format {found}, this gatera reads format {FORMAT}; "
+        "name another folder with --store, or use the version of gatera that made it."
+    )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(exist_ok=True)
+    except FileExistsError:
+        raise InputError(
+            f"{path} is a file where the store has a folder; move it away, or name another --store."
+        ) from None

@@ -1,0 +1,210 @@
+"""From the store to a report's record: the one place that knows both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from gatera.reports.records import (
+    Curves,
+    RowRecord,
+    StudyRecord,
+    TrialRecord,
+    TuningRecord,
+)
+from gatera.studies.plan.plan import TUNING_SUFFIX, Plan
+from gatera.studies.store.attempts import AttemptRecord
+from gatera.studies.store.snapshot import Snapshot, take_snapshot
+from gatera.studies.store.staleness import stale_files
+from gatera.studies.store.store import Store
+from gatera.trial import Json, Trial, TrialResult
+
+_LAST_LINES, _LINE = 3, 160  # of a log, in a footnote; characters of each
+# An absolute path, quoted or not, up to the file's own name.
+_FOLDERS = re.compile(r"""(?<=")/[^"]*/|(?<=')/[^']*/|(?<![\w.:/])/(?:[^/\s"']+/)*""")
+
+
+def gather(
+    store: Store,
+    plan: Plan,
+    *,
+    max_attempts: int | None = None,
+    study_sha256: str | None = None,
+) -> StudyRecord:
+    """Return all that the store holds of `plan`; stale results are left out, and said so.
+
+    Args:
+        store: Where the results are.
+        plan: The stored plan.
+        max_attempts: Failures after which a trial counts as failed.
+        study_sha256: Hash of the study file as it is now; None where it is that of the plan.
+    """
+    snapshot = take_snapshot(store, plan, max_attempts=max_attempts)
+    rows = [
+        RowRecord(
+            variant=variant,
+            changes=changes,
+            trials=tuple(_trial_record(store, t, snapshot) for t in plan.trials_of(variant)),
+            tuning=_tuning_record(store, plan, variant),
+            confounds=tuple(plan.confounds.get(variant, ())),
+        )
+        for variant, changes in plan.changes.items()
+    ]
+    notes = list(plan.notes)
+    if study_sha256 not in (None, plan.study_sha256):
+        notes.append(
+            "the study file has changed since `run` planned these trials; this is the study as it "
+            "was then, and `run` brings it up to date"
+        )
+    notes += _tuning_notes(store, plan)
+    return StudyRecord(
+        study=plan.study,
+        scale=plan.scale,
+        stem=plan.stem,
+        title=plan.title,
+        reproduces=plan.reproduces,
+        reference=plan.reference,
+        published=plan.published,
+        curve=plan.curve,
+        departures=plan.departures,
+        study_sha256=plan.study_sha256,
+        tasks=plan.tasks,
+        rows=tuple(rows),
+        backbone=plan.trials[0].config["backbone"]["name"],
+        notes=tuple(notes),
+    )
+
+
+def _tuning_record(store: Store, plan: Plan, variant: str) -> TuningRecord | None:
+    """Return how a row's settings were chosen; None where they were not, or are not yet."""
+    row = plan.tuning.rows.get(variant) if plan.tuning is not None else None
+    if plan.tuning is None or row is None or row.choice is None:
+        return None
+    found = _tuning_results(store, plan, variant)
+    of_the_seeds = plan.trials_of(variant)[0].config["train"]["max_steps"]
+    return TuningRecord(
+        trials=plan.tuning.trials,
+        chosen=row.choice.settings,
+        edges=row.edges,
+        steps=plan.tuning.steps or of_the_seeds,
+        pruned=row.choice.pruned,
+        diverged=row.choice.diverged,
+        searched={name: (each.low, each.high) for name, each in row.space.items()},
+        results=tuple(result for trial, result in found if not stale_files(trial, result)),
+    )
+
+
+def _tuning_results(store: Store, plan: Plan, variant: str) -> list[tuple[Trial, TrialResult]]:
+    """Return the tuning trials of a row that have a result, with it."""
+    stem = f"{plan.stem}{TUNING_SUFFIX}"
+    if stem not in store.stems():
+        return []
+    found = ((trial, store.result(trial.key)) for trial in store.plan(stem).trials_of(variant))
+    return [(trial, result) for trial, result in found if result is not None]
+
+
+def _tuning_notes(store: Store, plan: Plan) -> list[str]:
+    """Return what the choice of settings must not leave unsaid."""
+    if plan.tuning is None:
+        return []
+    if not plan.tuning.is_settled:
+        return ["the rows are still being tuned: no seed runs before each has its settings"]
+    found = [each for variant in plan.tuning.rows for each in _tuning_results(store, plan, variant)]
+    if stale := sum(bool(stale_files(trial, result)) for trial, result in found):
+        return [
+            f"{stale} of the tuning trials were run by other code than today's: settings were "
+            "chosen by them; `run --retry stale` tunes again"
+        ]
+    return []
+
+
+def _reason(store: Store, trial: Trial, failure: AttemptRecord | None) -> str | None:
+    """Return why a trial has no result, without a path of this machine."""
+    if failure is not None:
+        return _without_folders(failure.message)
+    if store.damage(trial.key):
+        return "its result or its predictions changed since they were written; `run` runs it again"
+    return None
+
+
+def _last_lines(failure: AttemptRecord) -> tuple[str, ...]:
+    lines = (" ".join(line.split()) for line in failure.log_tail.splitlines())
+    return tuple(_without_folders(line)[:_LINE] for line in lines if line)[-_LAST_LINES:]
+
+
+def _without_folders(text: str) -> str:
+    """Return a text with the names of files alone, without where they lie on this machine."""
+    return _FOLDERS.sub("", text)
+
+
+def _trial_record(store: Store, trial: Trial, snapshot: Snapshot) -> TrialRecord:
+    status = snapshot.statuses[trial.key]
+    if status.state != "done":
+        failure = status.failure
+        return TrialRecord(
+            trial.seed,
+            status.state,
+            None,
+            reason=_reason(store, trial, failure),
+            failure_kind=None if failure is None else failure.ended,
+            last_lines=() if failure is None else _last_lines(failure),
+        )
+    result = store.result(trial.key)
+    assert result is not None
+    return TrialRecord(
+        trial.seed,
+        status.state,
+        result,
+        answers=_answers(store, result),
+        seconds=_seconds(store, trial),
+        curves=_curves(store.metrics(*each) for each in _trained_in(store, trial, result)),
+    )
+
+
+def _trained_in(store: Store, trial: Trial, result: TrialResult) -> list[tuple[str, int]]:
+    """Return (key, attempt) of the attempts that a trial's training went through.
+
+    An interrupted one goes on in the next; weights may be those of another trial.
+    """
+    trained = store.weights.recorded(trial.training_key)
+    key, last = trial.key, result.attempt
+    if trained is not None and trained.key != key:
+        key, last = trained.key, trained.attempt
+    return [(key, n) for n in store.claims.attempts(key) if n <= last]
+
+
+def _seconds(store: Store, trial: Trial) -> float:
+    """Return how long a trial's training and scoring took, in all attempts, whoever trained."""
+    seconds = store.seconds(trial.key)
+    trained = store.weights.recorded(trial.training_key)
+    if trained is not None and trained.key != trial.key:
+        phases = ("train_seconds", "validation_seconds")
+        seconds += sum(float(trained.measured.get(phase) or 0.0) for phase in phases)
+    return seconds
+
+
+def _answers(store: Store, result: TrialResult) -> Mapping[str, Mapping[int, bool]]:
+    """Return task -> item -> whether right, from the stored predictions.
+
+    The store gives a result only where its predictions are those that it was computed from.
+    """
+    import pandas as pd
+
+    path = store.predictions_path(result.key, result.attempt)
+    columns = pd.read_parquet(path, columns=["task", "index", "correct"])
+    answers: dict[str, dict[int, bool]] = {}
+    for task, index, correct in zip(*(columns[name].tolist() for name in columns), strict=True):
+        answers.setdefault(task, {})[index] = correct
+    return answers
+
+
+def _curves(attempts: Iterable[list[dict[str, Json]]]) -> Curves:
+    """Return the curves of a trial; a later attempt's value of a step replaces an earlier's."""
+    loss: dict[int, float] = {}
+    accuracy: dict[int, float] = {}
+    for lines in attempts:
+        for line in lines:
+            for name, points in (("train/loss", loss), ("val/accuracy", accuracy)):
+                if isinstance(value := line.get(name), int | float):
+                    points[int(line["step"])] = float(value)
+    return Curves(tuple(sorted(loss.items())), tuple(sorted(accuracy.items())))

@@ -1,0 +1,233 @@
+"""Optuna's and MLflow's views, kept up to date beside a run and rebuilt from the store alone."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import ssl
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from gatera.errors import InputError
+from gatera.reports.write import write_report
+from gatera.studies.interrupts import Interrupts
+from gatera.studies.plan.plan import TUNING_SUFFIX, Plan
+from gatera.studies.store.snapshot import take_snapshot
+from gatera.studies.store.store import Store
+from gatera.studies.views.gather import gather
+from gatera.trial import Json
+
+if TYPE_CHECKING:
+    from gatera.studies.views.mlflow_view import Tracker
+    from gatera.studies.views.optuna_view import OptunaView
+
+WITHOUT_MLFLOW = "none"  # in place of a tracking URI
+
+_PROJECT_SECONDS = 3.0
+_ANSWER_SECONDS = 3.0  # that a server has before it counts as away
+
+
+class Projector(threading.Thread):
+    """Keeps Optuna and MLflow up to date beside the run, in one thread that alone writes them.
+
+    What goes wrong here is a warning: the store is complete without it, and `sync` repeats it.
+    """
+
+    def __init__(self, store: Store, plan: Plan, uri: str | None, max_attempts: int | None) -> None:
+        super().__init__(name="projector", daemon=True)
+        self.warnings: list[str] = []
+        self._store, self._plan, self._uri = store, plan, uri
+        self._max_attempts = max_attempts
+        self._stop_event = threading.Event()
+        self._faults: dict[str, str] = {}  # by view, of its last projection
+        self._view: OptunaView | None = None
+        self._told: set[str] = set()  # views whose first fault was told while the run went on
+        self._tracker: Tracker | None = None
+        self._files: tuple[Path, ...] = ()
+
+    def run(self) -> None:
+        """Project every few seconds until told to finish, then once more."""
+        ends = False
+        while True:
+            with self._noting("Optuna"):
+                self._project_optuna()
+            if self._uri != WITHOUT_MLFLOW:
+                with self._noting("MLflow"):
+                    self._project_mlflow(ends=ends)
+            if ends:
+                break
+            ends = self._stop_event.wait(_PROJECT_SECONDS)
+        self.warnings += [
+            f"{what} is not up to date ({fault}); the store is complete, and `{self._sync_line()}` "
+            "brings it up to date."
+            for what, fault in self._faults.items()
+        ]
+
+    def news(self) -> list[str]:
+        """Return what a user should hear while the run goes on; of each view once."""
+        fresh = {w: fault for w, fault in dict(self._faults).items() if w not in self._told}
+        self._told |= set(fresh)
+        return [f"{w} is not up to date ({fault}); the trials go on." for w, fault in fresh.items()]
+
+    def _sync_line(self) -> str:
+        command = ["python", "-m", "gatera.studies", "sync", str(self._store.folder)]
+        if self._uri is not None:
+            command += ["--tracking-uri", self._uri]
+        return shlex.join(command)
+
+    def _project_optuna(self) -> None:
+        """Bring Optuna up to the store, through a view that is made anew after a fault."""
+        from gatera.studies.views.optuna_view import OptunaView
+
+        view, self._view = self._view, None
+        if view is None:
+            view = OptunaView(self._store, self._plan, self._max_attempts)
+            if (tuning := _stored_tuning(self._store, self._plan)) is not None:
+                OptunaView(self._store, tuning, self._max_attempts).sync()
+        view.sync()
+        self._view = view
+
+    def _project_mlflow(self, *, ends: bool) -> None:
+        """Bring MLflow up to the store, through a tracker that is made anew after a fault."""
+        tracker, self._tracker = self._tracker, None
+        if tracker is None:
+            check_that_it_answers(self._uri)
+            from gatera.studies.views.mlflow_view import Tracker
+
+            tracker = Tracker(self._store, self._plan, self._uri, self._max_attempts)
+            project_tuning_trials(self._store, self._plan, self._uri, self._max_attempts)
+        tracker.sync()
+        if ends and self._files:
+            tracker.log_report(report_artifacts(self._files))
+        self._tracker = tracker
+
+    def finish(self, files: tuple[Path, ...] = ()) -> None:
+        """Project what is left, put `files` on the parent run, and end."""
+        self._files = files
+        self._stop_event.set()
+        self.join()
+
+    @contextlib.contextmanager
+    def _noting(self, what: str) -> Iterator[None]:
+        """Note what went wrong in place of what did before; nothing, where it came right."""
+        try:
+            yield
+        except Exception as error:
+            text = " ".join(str(error).split())[:300]
+            told = isinstance(error, InputError)
+            self._faults[what] = text if told else f"{type(error).__name__}: {text}"
+        else:
+            self._faults.pop(what, None)
+
+
+@contextlib.contextmanager
+def projecting(
+    store: Store,
+    plan: Plan,
+    uri: str | None,
+    interrupts: Interrupts,
+    max_attempts: int | None,
+) -> Iterator[Projector]:
+    """Keep both views up to date; at the end write what is left, unless it is urgent."""
+    projector = Projector(store, plan, uri, max_attempts)
+    projector.start()
+    try:
+        yield projector
+    finally:
+        if not interrupts.urgent:
+            projector.finish()
+
+
+def _stored_tuning(store: Store, plan: Plan) -> Plan | None:
+    """Return the plan of another's tuning trials; None where it has none yet."""
+    stem = f"{plan.stem}{TUNING_SUFFIX}"
+    return store.plan(stem) if plan.tuning is not None and stem in store.stems() else None
+
+
+def check_that_it_answers(uri: str | None) -> None:
+    """Refuse a tracking server that is away; what it answers does not matter.
+
+    Raises:
+        InputError: nothing answers there within seconds.
+    """
+    parts = urlsplit(uri or "")
+    if parts.scheme not in ("http", "https"):
+        return
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    try:
+        urllib.request.urlopen(bare, timeout=_ANSWER_SECONDS).close()
+    except urllib.error.HTTPError:
+        return
+    except (OSError, HTTPException) as error:
+        if isinstance(getattr(error, "reason", None), ssl.SSLError):
+            return
+        raise InputError(
+            f"nothing answers at {uri}; start the server there, or name another with --tracking-uri"
+        ) from None
+
+
+def project_tuning_trials(
+    store: Store, plan: Plan, uri: str | None, max_attempts: int | None
+) -> None:
+    """Bring MLflow's view of a plan's tuning trials up to the store, where it has any."""
+    from gatera.studies.views.mlflow_view import Tracker
+
+    tuning = _stored_tuning(store, plan)
+    if tuning is not None:
+        tracker = Tracker(store, tuning, uri, max_attempts)
+        tracker.sync()
+        if plan.tuning is not None and plan.tuning.is_settled:
+            tracker.log_report({})
+
+
+def report_artifacts(files: tuple[Path, ...]) -> Mapping[str, list[Path]]:
+    """Return a report's files by the folder that they have among the artifacts."""
+    folders: dict[str, list[Path]] = {}
+    for path in files:
+        folder = "report/figures" if path.suffix == ".png" else "report"
+        folders.setdefault(folder, []).append(path)
+    return folders
+
+
+def rebuild(store: Store, uri: str | None, max_attempts: int | None) -> list[Json]:
+    """Bring Optuna's and MLflow's view of every plan up to the store; return one row a plan.
+
+    A plan whose trials are all finished has its report among MLflow's artifacts, as after its run.
+
+    Raises:
+        InputError: nothing answers at `uri`.
+    """
+    from gatera.studies.views.optuna_view import OptunaView, drop_other_studies
+
+    check_that_it_answers(uri)
+    rows: list[Json] = []
+    drop_other_studies(store, store.stems())
+    for stem in store.stems():
+        plan = store.plan(stem)
+        OptunaView(store, plan, max_attempts).sync()
+        if plan.is_tuning:  # of another plan, which comes with it
+            continue
+        if uri != WITHOUT_MLFLOW:
+            _rebuild_mlflow(store, plan, uri, max_attempts)
+        rows.append({"plan": stem, "trials": len(plan.trials)})
+    return rows
+
+
+def _rebuild_mlflow(store: Store, plan: Plan, uri: str | None, max_attempts: int | None) -> None:
+    from gatera.studies.views.mlflow_view import Tracker
+
+    project_tuning_trials(store, plan, uri, max_attempts)
+    tracker = Tracker(store, plan, uri, max_attempts)
+    tracker.sync()
+    if not take_snapshot(store, plan, max_attempts=max_attempts).unfinished:
+        record = gather(store, plan, max_attempts=max_attempts)
+        with tempfile.TemporaryDirectory(dir=store.folder, prefix=".report-") as folder:
+            report = write_report(record, Path(folder), allow_mixed=True)
+            tracker.log_report(report_artifacts(report.files))
