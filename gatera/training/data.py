@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gatera.backbones.cache_folder import cache_folder
+from gatera.cache_folder import cache_folder
 from gatera.errors import InputError
 from gatera.tasks.decoding import left_padded, padding_token
 from gatera.tasks.example import Example

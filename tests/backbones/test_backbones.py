@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gatera import backbones
-from gatera.backbones import cache_folder, hub, smollm2
+from gatera import backbones, cache_folder
+from gatera.backbones import hub, smollm2
 from gatera.errors import InputError
 
 

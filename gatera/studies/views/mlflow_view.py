@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 
+from gatera.cache_folder import cache_folder, locked
 from gatera.studies.plan.plan import Plan
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import set_aside
@@ -46,9 +49,6 @@ def local_uri(store: Store) -> str:
 def prepare_database(store: Store) -> None:
     """Make the store's MLflow database, whole or not at all; set one that is damaged aside.
 
-    The first use of a database runs its migrations for seconds; a process killed meanwhile would
-    leave it broken, so they run on a temporary file. Whoever is first gives it its name.
-
     Raises:
         RuntimeError: MLflow could not make it.
     """
@@ -59,12 +59,32 @@ def prepare_database(store: Store) -> None:
         set_aside(path)
     with tempfile.TemporaryDirectory(dir=store.folder, prefix=".mlflow-") as folder:
         temporary = Path(folder) / path.name
-        command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{temporary}"]
-        made = subprocess.run(command, capture_output=True, text=True, check=False)
-        if made.returncode != 0:
-            raise RuntimeError(f"MLflow could not make {path}: {made.stderr.strip()[-500:]}")
+        try:
+            shutil.copyfile(_empty_database(), temporary)
+        except OSError:  # a cache that cannot be used is no hindrance
+            _migrate(temporary)
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
+
+
+def _empty_database() -> Path:
+    """Return a database without a run, which each version of MLflow makes once, for seconds."""
+    path = cache_folder() / f"mlflow-{metadata.version('mlflow')}.db"
+    with locked(path.with_suffix(".lock")):
+        if not path.exists() or _is_damaged(path):
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
+                made = Path(folder) / path.name
+                _migrate(made)
+                os.replace(made, path)
+    return path
+
+
+def _migrate(path: Path) -> None:
+    """Make a database by MLflow's migrations; a process killed meanwhile leaves it broken."""
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{path}"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        raise RuntimeError(f"MLflow could not make {path}: {made.stderr.strip()[-500:]}")
 
 
 def _is_damaged(path: Path) -> bool:

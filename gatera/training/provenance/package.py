@@ -36,6 +36,7 @@ _WITHOUT_SAY = (
     "gatera.settings",  # what they say stands in the configuration
     "gatera.declaring",
     "gatera.trial",  # what it hands to training and scoring stands in the keys
+    "gatera.cache_folder",  # where what can be made again lies
     "gatera.errors",  # classes of exceptions, which no result comes from
     "gatera.training.attempt_files",  # names of files
     "gatera.training.metrics_log",  # what others follow a trial by

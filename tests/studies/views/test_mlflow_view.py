@@ -1,6 +1,7 @@
 """MLflow against a store with made-up results; one database for the module, as it takes seconds."""
 
 import json
+import shutil
 import threading
 
 import pytest
@@ -8,6 +9,7 @@ from made_up import commit_result, note_end
 from mlflow.tracking import MlflowClient
 from optuna_journal import optuna_trials
 
+from gatera.studies.store.store import Store
 from gatera.studies.views import mlflow_view
 from gatera.studies.views.optuna_view import OptunaView
 
@@ -161,6 +163,35 @@ def test_the_report_and_the_predictions_are_artifacts(tracked, plan, tmp_path):
     assert names == ["adapter", "predictions.parquet"]
     artifacts = tracked.folder / "mlartifacts"
     assert list(artifacts.rglob("made_up.tiny.md"))
+
+
+def test_an_empty_database_is_made_once_for_all_stores(tmp_path, monkeypatch, database):
+    monkeypatch.setenv("GATERA_CACHE", str(tmp_path / "cache"))
+    made = []
+
+    def migrate(path):
+        made.append(path)
+        shutil.copyfile(database, path)
+
+    monkeypatch.setattr(mlflow_view, "_migrate", migrate)
+    stores = [Store(tmp_path / name, create=True) for name in ("a", "b", "c")]
+    for store in stores[:2]:
+        mlflow_view.prepare_database(store)
+        assert (store.folder / "mlflow.db").read_bytes() == database.read_bytes()
+    assert len(made) == 1
+    (cached,) = (tmp_path / "cache").glob("*.db")
+    cached.write_bytes(b"half")
+    mlflow_view.prepare_database(stores[2])
+    assert len(made) == 2
+    assert (stores[2].folder / "mlflow.db").read_bytes() == database.read_bytes()
+
+
+def test_a_cache_that_cannot_be_used_is_no_hindrance(store, tmp_path, monkeypatch, database):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("GATERA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(mlflow_view, "_migrate", lambda path: shutil.copyfile(database, path))
+    mlflow_view.prepare_database(store)
+    assert (store.folder / "mlflow.db").read_bytes() == database.read_bytes()
 
 
 def test_two_makers_of_the_database_do_not_meet(store):

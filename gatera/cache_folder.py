@@ -1,12 +1,11 @@
-"""The folder for what can be made again: converted weights, tokenized data."""
+"""The folder for what can be made again: converted weights, tokenized data, an empty database."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 CACHE_VARIABLE = "GATERA_CACHE"
 
@@ -20,10 +19,7 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "gatera"
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock on `path` (made if missing) against other processes; freed when one dies."""
+def locked(path: Path) -> FileLock:
+    """Return a lock on `path` (made if missing) against other processes; freed when one dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    return FileLock(path)
