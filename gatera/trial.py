@@ -94,23 +94,42 @@ class Trial:
     @functools.cached_property
     def key(self) -> str:
         """The first 16 hex digits of the hash of all that determines the result."""
-        return sha256_of({"training": self.training_key, "scoring": self._scored()})[:_KEY_DIGITS]
+        scoring = self._without_seed["scoring"]
+        return sha256_of({"training": self.training_key, "scoring": scoring})[:_KEY_DIGITS]
 
     @functools.cached_property
     def training_key(self) -> str:
         """The first 16 hex digits of the hash of all that determines the weights."""
+        parts: dict[str, Json] = {"weights": self._without_seed["weights"]}
+        if not self.is_frozen:
+            parts["seeds"] = self.seeds
+        return sha256_of(parts)[:_KEY_DIGITS]
+
+    def with_seed(self, seed: int) -> Trial:
+        """Return the trial of another seed; what their keys share is hashed once for all."""
+        other = dataclasses.replace(self, seed=seed)
+        other.__dict__["_without_seed"] = self._without_seed
+        return other
+
+    @functools.cached_property
+    def _without_seed(self) -> dict[str, str]:
+        """The hashes of what determines the weights, beside the seeds, and the scores."""
+        return {"weights": sha256_of(self._weights()), "scoring": sha256_of(self._scored())}
+
+    def _weights(self) -> dict[str, Json]:
+        """Return what determines the weights beside the seeds."""
         identities = {"backbone": self.identities["backbone"]}
         parts: dict[str, Json] = {"backbone": hashed("backbone", self.config["backbone"])}
         train = self.config["train"]
         if self.is_frozen:
             parts["train"] = hashed("train", {"dtype": train["dtype"]})
-            return sha256_of({**parts, "identities": identities})[:_KEY_DIGITS]
+            return {**parts, "identities": identities}
         identities |= {name: self.identities.get(name) for name in ("template", "items")}
         identities["sources"] = _of_section("adapter", self.identities.get("sources", {}))
         parts["adapter"] = hashed("adapter", _as_trained(self.config["adapter"]))
         rest = {name: value for name, value in train.items() if name not in _SEEDS}
         parts["train"] = hashed("train", rest)
-        return sha256_of({**parts, "seeds": self.seeds, "identities": identities})[:_KEY_DIGITS]
+        return {**parts, "identities": identities}
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -189,12 +208,20 @@ class Trial:
         fields["config"] = _with_ranges(value["config"])
         fields["left_out"] = tuple(value.get("left_out", ()))
         trial = cls(**fields)
-        if trial.key != value["key"]:
+        trial.check_key(value["key"])
+        return trial
+
+    def check_key(self, stated: Json) -> None:
+        """Compare the key with the one that a file states.
+
+        Raises:
+            ValueError: it is another.
+        """
+        if self.key != stated:
             raise ValueError(
-                f"trial {value['key']} holds fields whose key is {trial.key}; "
+                f"trial {stated} holds fields whose key is {self.key}; "
                 "the file was changed by hand or by another version of gatera."
             )
-        return trial
 
 
 _RANGE = {field.name for field in dataclasses.fields(Range)}

@@ -127,6 +127,11 @@ class GateraConfig(GateraFields, PeftConfig):  # type: ignore[misc]
         check_weights_file(Path(pretrained_model_name_or_path, subfolder or ""))
         return config
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, sets as sorted lists: what is saved is the same in every process."""
+        fields = super().to_dict()
+        return {n: sorted(v) if isinstance(v, set) else v for n, v in fields.items()}
+
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write the configuration, and name the import that loading needs in the model card."""
         super().save_pretrained(save_directory, **kwargs)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -98,3 +101,18 @@ def test_saved_and_loaded_configurations_are_equal(tmp_path: Path) -> None:
     loaded = PeftConfig.from_pretrained(str(tmp_path))
     assert isinstance(loaded, GateraConfig)
     assert loaded == config
+
+
+def test_what_is_saved_is_the_same_in_every_process(tmp_path: Path) -> None:
+    code = (
+        "import sys; from gatera import GateraConfig;"
+        "names = ['q_proj', 'k_proj', 'v_proj', 'up_proj', 'down_proj'];"
+        "GateraConfig(target_modules=names, exclude_modules=names[2:]).save_pretrained(sys.argv[1])"
+    )
+    saved = set()
+    for seed in ("1", "2", "3"):
+        folder = tmp_path / seed
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code, folder], env=environment, check=True)
+        saved.add((folder / "adapter_config.json").read_text())
+    assert len(saved) == 1

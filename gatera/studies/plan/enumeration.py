@@ -182,17 +182,16 @@ def _enumerate(
     left_out = {name: data.left_out(found.config) for name, found in located.items()}
     order = sorted(located, key=lambda name: (name != FROZEN, name != reference))
     frozen = {n for n in order if located[n].config["adapter"]["method"] == METHOD_FROZEN}
-    trials = []
-    for seed in seeds:
-        for name in order:
-            if name in frozen and seed != seeds[0]:
-                continue
-            of_trial = 0 if name in frozen else seed
-            found = located[name]
-            trials.append(
-                Trial(name, of_trial, found.config, identities[name], found.paths, left_out[name])
-            )
-    return trials
+    rows = {
+        name: Trial(name, 0, found.config, identities[name], found.paths, left_out[name])
+        for name, found in located.items()
+    }
+    return [
+        rows[name] if name in frozen else rows[name].with_seed(seed)
+        for seed in seeds
+        for name in order
+        if name not in frozen or seed == seeds[0]
+    ]
 
 
 def _identities(located: Located, data: PlannedData) -> dict[str, Json]:

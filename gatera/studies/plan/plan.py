@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from gatera.studies.plan.confounds import differing_fields, undeclared_differences
@@ -86,7 +86,7 @@ class Plan:
         """Return the plan as plain JSON values."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         fields["tuning"] = None if self.tuning is None else asdict(self.tuning)
-        fields["trials"] = [trial.to_json() for trial in self.trials]
+        fields |= _trials_to_json(self.trials)
         return {"format": 2, **fields}
 
     @classmethod
@@ -99,7 +99,7 @@ class Plan:
         fields["confounds"] = {v: tuple(names) for v, names in value.get("confounds", {}).items()}
         if value.get("tuning") is not None:
             fields["tuning"] = PlannedTuning.from_json(value["tuning"])
-        fields["trials"] = tuple(Trial.from_json(trial) for trial in value["trials"])
+        fields["trials"] = _trials_from_json(value)
         return cls(**fields)
 
 
@@ -107,3 +107,40 @@ def plan_stem(study: str, scale: str, departures: Mapping[str, Json]) -> str:
     """Return the name that the files of a plan share."""
     stem = f"{study}.{scale}"
     return f"{stem}.{sha256_of(departures)[:8]}" if departures else stem
+
+
+_OF_ITS_OWN = ("key", "training_key", "variant", "seed")  # what a plan says of each trial
+
+
+def _trials_to_json(trials: Sequence[Trial]) -> dict[str, Json]:
+    """Return the trials, each with its place among what trials of one row share, but for seeds."""
+    shared: list[dict[str, Json]] = []
+    places: dict[tuple[object, ...], int] = {}
+    listed = []
+    for trial in trials:
+        same = (trial.variant, id(trial.config), id(trial.identities), id(trial.sources))
+        if same not in places:
+            places[same] = len(shared)
+            told = trial.to_json()
+            shared.append({name: told[name] for name in told if name not in _OF_ITS_OWN})
+        own = {name: getattr(trial, name) for name in _OF_ITS_OWN}
+        listed.append({**own, "shared": places[same]})
+    return {"shared": shared, "trials": listed}
+
+
+def _trials_from_json(value: Mapping[str, Json]) -> tuple[Trial, ...]:
+    """Read what `_trials_to_json` wrote.
+
+    Raises:
+        ValueError: a trial's key is not that of its fields.
+    """
+    first: dict[tuple[int, str], Trial] = {}
+    trials = []
+    for own in value["trials"]:
+        same = (own["shared"], own["variant"])
+        if same not in first:
+            first[same] = Trial.from_json({**value["shared"][own["shared"]], **own})
+        trial = first[same].with_seed(own["seed"])
+        trial.check_key(own["key"])
+        trials.append(trial)
+    return tuple(trials)

@@ -21,7 +21,7 @@ from gatera.studies.launch import Launcher, Slots
 from gatera.studies.plan.plan import Plan
 from gatera.studies.store.locks import try_lock
 from gatera.studies.store.owner import owner_of_this_process, worker_name
-from gatera.studies.store.snapshot import Snapshot, take_snapshot
+from gatera.studies.store.snapshot import Follower, Snapshot, take_snapshot
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import read_json
 from gatera.studies.views.gather import gather
@@ -96,10 +96,12 @@ def run(
             store, plan, options.tracking_uri, interrupts, options.max_attempts
         ) as projector:
 
+            follower = Follower(store, plan, max_attempts=options.max_attempts)
+
             def look() -> Snapshot:
                 for line in projector.news():
                     say(line)
-                return party.look(plan)
+                return follower.look()
 
             party.follow(plan, look)
             report = _report(party, plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 from collections import Counter
@@ -29,7 +30,7 @@ class Snapshot:
     trial_seconds: Mapping[str, float]  # of all attempts together, by key of finished trials
     training_share: float  # of a trial's time; the rest is scoring
 
-    @property
+    @functools.cached_property
     def counts(self) -> dict[str, int]:
         """Return the number of trials in each state, and of all planned ones."""
         found = Counter(status.state for status in self.statuses.values())
@@ -38,7 +39,7 @@ class Snapshot:
             planned = self.plan.tuning.total  # proposed or not
         return {"planned": planned, **{state: found[state] for state in STATES}}
 
-    @property
+    @functools.cached_property
     def unfinished(self) -> list[Trial]:
         """Return the trials that still have to run."""
         return [t for t in self.plan.trials if self.statuses[t.key].state in ("waiting", "running")]
@@ -82,7 +83,8 @@ class Snapshot:
         if not trained:
             return None
         overall = fmean(trained)
-        return lambda trial: fmean(by_variant.get(trial.variant, [overall]))
+        means = {variant: fmean(found) for variant, found in by_variant.items()}
+        return lambda trial: means.get(trial.variant, overall)
 
     def _left_seconds(self, trial: Trial, typical: float) -> float:
         """Return how long a running trial still takes: at its own pace, once it has one."""
@@ -115,25 +117,52 @@ def _ratio(part: Json, whole: Json) -> float:
     return float(part) / float(whole) if part and whole else 0.0
 
 
+_NEVER_CLAIMED = TrialStatus("waiting", 0)
+
+
+class Follower:
+    """Follows the trials of a plan: looks again at those alone that may have gone on.
+
+    A trial with a result is not looked at again: whoever asks whether one was taken away, or
+    damaged, since then takes another follower.
+    """
+
+    def __init__(self, store: Store, plan: Plan, *, max_attempts: int | None = None) -> None:
+        """Look at nothing yet; `max_attempts` None: each kind of failure has its own limit."""
+        self._store, self._plan, self._max_attempts = store, plan, max_attempts
+        self._open = {trial.key: trial for trial in plan.trials}
+        self._ended: dict[str, TrialStatus] = {}  # by key, of the trials that have a result
+        self._seconds: dict[str, float] = {}  # the same, of all attempts together
+        self._shares: list[float] = []  # of training, in a trial's time
+
+    def look(self) -> Snapshot:
+        """Return where each trial stands now."""
+        found = {
+            key: self._store.status(self._open[key], max_attempts=self._max_attempts)
+            for key in self._store.begun(self._open)
+        }
+        for key in found:
+            if (result := self._store.result(key)) is not None:
+                self._note_end(key, found[key], result)
+        known = found | self._ended
+        statuses = {t.key: known.get(t.key, _NEVER_CLAIMED) for t in self._plan.trials}
+        share = fmean(self._shares) if self._shares else 1.0
+        return Snapshot(self._plan, statuses, dict(self._seconds), share)
+
+    def _note_end(self, key: str, status: TrialStatus, result: TrialResult) -> None:
+        if status.state not in ("done", "stale"):  # its result came after its status
+            return
+        del self._open[key]
+        self._ended[key] = status
+        seconds = self._seconds[key] = self._store.seconds(key)
+        if not result.is_frozen and seconds:
+            scoring = float(result.measured.get("eval_seconds", 0.0))
+            self._shares.append(max(0.0, 1 - scoring / seconds))
+
+
 def take_snapshot(store: Store, plan: Plan, *, max_attempts: int | None = None) -> Snapshot:
     """Read where each trial of `plan` stands."""
-    statuses, results = {}, {}
-    for trial in plan.trials:
-        statuses[trial.key] = store.status(trial, max_attempts=max_attempts)
-        if (result := store.result(trial.key)) is not None:
-            results[trial.key] = result
-    seconds = {key: store.seconds(key) for key in results}
-    return Snapshot(plan, statuses, seconds, _training_share(results, seconds))
-
-
-def _training_share(results: Mapping[str, TrialResult], seconds: Mapping[str, float]) -> float:
-    """Return which share of a trial's time scoring leaves; 1 where nothing was measured."""
-    shares = [
-        max(0.0, 1 - result.measured.get("eval_seconds", 0.0) / seconds[key])
-        for key, result in results.items()
-        if not result.is_frozen and seconds[key]
-    ]
-    return fmean(shares) if shares else 1.0
+    return Follower(store, plan, max_attempts=max_attempts).look()
 
 
 @dataclass(frozen=True)

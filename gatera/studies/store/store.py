@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,13 @@ from gatera.studies.store.claims import Claim, Claims
 from gatera.studies.store.results import CheckedResult, ResultReader, result_sha256, result_text
 from gatera.studies.store.staleness import stale_files
 from gatera.studies.store.weights import Weights
-from gatera.studies.store.whole_files import file_sha256, link_whole, read_json, write_whole
+from gatera.studies.store.whole_files import (
+    file_sha256,
+    link_whole,
+    read_json,
+    signature,
+    write_whole,
+)
 from gatera.training.attempt_files import METRICS_FILE, PREDICTIONS_FILE, sync_to_disk
 from gatera.trial import Json, Trial, TrialResult
 
@@ -127,11 +133,23 @@ class Store:
         """Return the names of the stored plans."""
         return sorted(path.stem for path in (self.folder / "plans").glob("*.json"))
 
+    def plan_signature(self, stem: str) -> tuple[int, int, int] | None:
+        """Return what changes when a plan is written; None where there is none."""
+        return signature(self.folder / "plans" / f"{stem}.json")
+
     # Trials and who may run them
 
     def trial_folder(self, key: str) -> Path:
         """Return the folder of the trial with `key`."""
         return self.folder / "trials" / key
+
+    def begun(self, keys: Iterable[str]) -> Iterator[str]:
+        """Yield those of `keys` of which there is anything; looks when first asked for one."""
+        try:
+            there = set(os.listdir(self.folder / "trials"))
+        except FileNotFoundError:
+            return
+        yield from (key for key in keys if key in there)
 
     def attempt_folder(self, key: str, attempt: int) -> Path:
         """Return the folder of one attempt."""

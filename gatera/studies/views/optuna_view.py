@@ -7,7 +7,7 @@ brings it up to date. One process at a time, the supervisor, writes it.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -91,25 +91,31 @@ class OptunaView:
         self._left: tuple[int, int, int] | None = None  # signature of the journal after our writing
         self._endings: dict[str, _Ending] = {}  # by key, of the trials in the journal
         self._ended: dict[str, FrozenTrial] = {}  # the same as Optuna has them
+        self._study: optuna.Study | None = None
 
     def sync(self) -> None:
         """Bring the study up to what the store holds."""
-        endings = {key: each for key in self._planned if (each := self._ending(key)) is not None}
-        if self._storage is not None and signature(self._path) == self._left:
-            if endings == self._endings:
-                return
-        else:
-            self._storage = None
+        endings = self._look()
+        new = {key: each for key, each in endings.items() if self._endings.get(key) != each}
+        ours = self._study is not None and signature(self._path) == self._left
+        if ours and not new and len(endings) == len(self._endings):
+            return
         with quiet():
-            self._ended = {
-                key: self._ended[key]
-                if ending == self._endings.get(key)
-                else self._frozen(self._planned[key], ending)
-                for key, ending in endings.items()
-            }
-            self._storage = self._storage or _storage(self._path)
-            self._write(self._storage)
+            frozen = {key: self._frozen(self._planned[key], each) for key, each in new.items()}
+            self._ended = {k: v for k, v in self._ended.items() if k in endings} | frozen
+            if ours and self._endings.keys() <= endings.keys() - new.keys():
+                self._add(frozen.values())
+            else:
+                self._storage = self._storage if ours else _storage(self._path)
+                self._write()
         self._endings, self._left = endings, signature(self._path)
+
+    def _look(self) -> dict[str, _Ending]:
+        """Return how trials ended; one that has a result is not looked at again."""
+        final = {k: each for k, each in self._endings.items() if each.result is not None}
+        left = self._store.begun(key for key in self._planned if key not in final)
+        found = {key: each for key in left if (each := self._ending(key)) is not None}
+        return {key: each for key in self._planned if (each := (final | found).get(key))}
 
     def _ending(self, key: str) -> _Ending | None:
         """Return how a trial ended; None where it waits or runs."""
@@ -125,16 +131,23 @@ class OptunaView:
             return _Ending(TrialState.FAIL, store.failures(key)[-1].attempt)
         return None
 
-    def _write(self, storage: JournalStorage) -> None:
-        """Add the trials that the study lacks, in the order in which they ended."""
-        study = self._open(storage)
-        there = study.get_trials(deepcopy=False)
+    def _write(self) -> None:
+        """Add the trials that the study lacks; begin it anew where it contradicts the store."""
+        storage = self._storage
+        assert storage is not None
+        self._study = self._open(storage)
+        there = self._study.get_trials(deepcopy=False)
         if self._contradicts(there):
             optuna.delete_study(study_name=self._plan.stem, storage=storage)
-            study, there = self._open(storage), []
+            self._study, there = self._open(storage), []
         known = {trial.user_attrs["key"] for trial in there}
-        new = [trial for key, trial in self._ended.items() if key not in known]
-        study.add_trials(sorted(new, key=lambda trial: trial.datetime_complete or datetime.max))
+        self._add(trial for key, trial in self._ended.items() if key not in known)
+
+    def _add(self, trials: Iterable[FrozenTrial]) -> None:
+        """Add trials in the order in which they ended."""
+        assert self._study is not None
+        ordered = sorted(trials, key=lambda trial: trial.datetime_complete or datetime.max)
+        self._study.add_trials(ordered)
 
     def _open(self, storage: JournalStorage) -> optuna.Study:
         """Return the study, made where there is none, with notes for who looks at it."""

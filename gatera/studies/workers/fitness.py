@@ -26,24 +26,28 @@ class Fitness:
         """
         self._store, self._allow_mixed = store, allow_mixed
         self._here = Machine.here()
+        self.beside: Sequence[Trial] = ()  # trials of the same plans
         self._is_alike = False  # known to be like one of the machines that others ran on
         self._fingerprint = functools.cache(tasks.fingerprint)
         self._backbone = functools.cache(backbones.identity)
 
-    def check(self, trial: Trial, beside: Sequence[Trial]) -> None:
+    def check(self, trial: Trial) -> None:
         """Refuse a trial that this machine cannot run as the others are run.
+
+        Trials `beside` it that have a result or run say what machine the others had.
 
         Args:
             trial: What is to be claimed.
-            beside: The trials of the same plans: those that have a result or run say what machine
-                the others had.
 
         Raises:
             InputError: data, a file or a backbone is missing or another, or this machine computes
                 by something else than the others' did.
         """
         self._check_files(trial)
-        others = iter(() if self._allow_mixed else beside)
+        if self._is_alike or self._allow_mixed:
+            return
+        trials = {other.key: other for other in self.beside}
+        others = (trials[key] for key in self._store.begun(trials))
         while not self._is_alike and (other := next(others, None)) is not None:
             self._is_alike = self._is_like_that_of(other)
 

@@ -71,10 +71,11 @@ class Crew:
             InputError: workers end again and again before they take a trial.
         """
         self._raise_where_the_disk_is_full(snapshot)
-        hanging = self._declare_dead(snapshot.unfinished)
+        statuses = snapshot.statuses
+        hanging = self._declare_dead([t for t in snapshot.unfinished if statuses[t.key].attempt])
         wanted = min(self._slots.workers, len(snapshot.unfinished))
         if (missing := wanted - len(self._alive - hanging)) > 0:
-            self._start(missing, sum(status.attempt for status in snapshot.statuses.values()))
+            self._start(missing, sum(status.attempt for status in statuses.values()))
 
     def stop(self, at_once: bool = False) -> None:
         """End all workers; `at_once`: nobody waits for them to save."""

@@ -91,6 +91,8 @@ class _Worker:
         else:
             self._context = multiprocessing.get_context("forkserver")
             self._context.set_forkserver_preload(list(preload))
+        self._read: tuple[object, ...] | None = None  # the plan files' signatures when last read
+        self._open: dict[str, Trial] = {}  # planned trials, by key, without those seen finished
         self._process: BaseProcess | None = None  # of the trial under way
         self._signal: int | None = None  # what asked us to end
         self._rests = False  # with no trial in our hands
@@ -99,12 +101,12 @@ class _Worker:
         self._disown_earlier_claims()
         with self._ending_when_asked():
             while self._signal is None:
-                trials = self._planned()
-                claimed = self._claim_next(trials)
+                self._read_plans()
+                claimed = self._claim_next()
                 if claimed is not None:
-                    self._run(*claimed, trials)
-                elif any(self._may_be_left(trial) for trial in trials):
-                    self._declare_stalled(trials)
+                    self._run(*claimed)
+                elif any(self._may_be_left(trial) for trial in self._open.values()):
+                    self._declare_stalled()
                     self._rest()
                 else:
                     return
@@ -142,7 +144,8 @@ class _Worker:
 
     def _disown_earlier_claims(self) -> None:
         """Give up what a worker of our name held: a scheduler has started it again, as us."""
-        for trial in self._planned():
+        self._read_plans()
+        for trial in self._open.values():
             attempt = self._store.claims.newest(trial.key)
             owner = self._store.claims.owner(trial.key, attempt) or {}
             if owner.get("worker") == self._name and self._store.claims.is_live(trial.key, attempt):
@@ -150,23 +153,31 @@ class _Worker:
 
     # Taking a trial
 
-    def _planned(self) -> list[Trial]:
-        """Return the trials of the plans, each key once."""
-        trials: dict[str, Trial] = {}
-        for stem in self._stems or self._store.stems():
+    def _read_plans(self) -> None:
+        """Look at all trials of the plans, each key once, where a plan was written since."""
+        stems = self._stems or self._store.stems()
+        read = tuple((stem, self._store.plan_signature(stem)) for stem in stems)
+        if read == self._read:
+            return
+        self._open.clear()
+        for stem in stems:
             for trial in self._store.plan(stem).runnable:
-                trials.setdefault(trial.key, trial)
-        return list(trials.values())
+                self._open.setdefault(trial.key, trial)
+        self._read = read
+        self._fitness.beside = tuple(self._open.values())
 
-    def _claim_next(self, trials: Sequence[Trial]) -> tuple[Trial, Claim] | None:
-        for trial in trials:
+    def _claim_next(self) -> tuple[Trial, Claim] | None:
+        for trial in list(self._open.values()):
+            if self._store.has_result(trial.key):
+                del self._open[trial.key]  # of thousands, only those left are looked at again
+                continue
             if not self._is_over(trial):
                 note_lost_attempt(self._store, trial)
             if self._is_over(trial) or self._waits_for_weights(trial):
                 continue
             if self._store.is_running(trial.key):
                 continue
-            self._fitness.check(trial, trials)
+            self._fitness.check(trial)
             claim = self._store.claim(trial.key, owner_of_this_process(self._name))
             if claim is not None and self._may_train(trial, claim):
                 return trial, claim
@@ -201,9 +212,9 @@ class _Worker:
         """Return whether a trial may still need us: it runs, or was given up since we looked."""
         return self._store.is_running(trial.key) or not self._is_over(trial)
 
-    def _declare_stalled(self, trials: Sequence[Trial]) -> list[tuple[str, int]]:
+    def _declare_stalled(self) -> list[tuple[str, int]]:
         """Let the claims of others that stalled count no more; return all that stalled."""
-        stalled = self._watch.stalled(trial.key for trial in trials)
+        stalled = self._watch.stalled(self._store.begun(self._open))
         for key, attempt in stalled:
             owner = self._store.claims.owner(key, attempt) or {}
             if owner.get("worker") != self._name:
@@ -214,7 +225,7 @@ class _Worker:
 
     # Running it
 
-    def _run(self, trial: Trial, claim: Claim, trials: Sequence[Trial]) -> None:
+    def _run(self, trial: Trial, claim: Claim) -> None:
         ours, theirs = self._context.Pipe()
         arguments = (str(self._store.folder), trial.to_json(), claim.attempt, theirs, self._runs)
         try:
@@ -224,19 +235,19 @@ class _Worker:
             self._process = process
             if self._signal is not None:  # it came while there was no process to tell
                 process.terminate()
-            stalled = self._wait(process, (trial.key, claim.attempt), trials)
+            stalled = self._wait(process, (trial.key, claim.attempt))
             self._process = None
         finally:
             ours.close()
         self._conclude(trial, claim.attempt, process.exitcode, stalled)
         claim.release()
 
-    def _wait(self, process: BaseProcess, own: tuple[str, int], trials: Sequence[Trial]) -> bool:
+    def _wait(self, process: BaseProcess, own: tuple[str, int]) -> bool:
         """Wait for the trial's process; return whether it hung and was ended."""
         stalled = False
         while process.is_alive():
             process.join(LOOK_SECONDS)
-            if own in self._declare_stalled(trials):
+            if own in self._declare_stalled():
                 stalled = True
                 process.kill()
         return stalled
