@@ -55,10 +55,10 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs, which takes MLflow seconds to make."""
-    from gatera.studies.views import mlflow_view
+    from gatera.studies.views import mlflow_database
 
     store = Store(tmp_path_factory.mktemp("database") / "store", create=True)
-    mlflow_view.prepare_database(store)
+    mlflow_database.prepare_database(store)
     return store.folder / "mlflow.db"
 
 

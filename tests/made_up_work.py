@@ -241,8 +241,9 @@ def _main(arguments: list[str]) -> int:
     if arguments[0] == "run":
         store = Store(Path(arguments[1]))
         reports = store.folder.parent / "reports"
-        # Without times: interrupted trials take longer, and say so.
-        outcome = run_here(store, store.stems()[0], arguments[2], reports, measured=False)
+        # Without times: interrupted trials take longer, and say so. However often they are killed.
+        options = {"measured": False, "max_attempts": 1000}
+        outcome = run_here(store, store.stems()[0], arguments[2], reports, **options)
         print(json.dumps(outcome.snapshot.counts))
         return 0
     valued = [each for each in arguments[1:] if each != "--allow-mixed"]

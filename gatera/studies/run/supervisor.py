@@ -95,7 +95,6 @@ def run(
         with projecting(
             store, plan, options.tracking_uri, interrupts, options.max_attempts
         ) as projector:
-
             follower = Follower(store, plan, max_attempts=options.max_attempts)
 
             def look() -> Snapshot:

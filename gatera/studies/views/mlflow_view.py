@@ -7,16 +7,10 @@ killed goes on without writing anything twice.
 
 from __future__ import annotations
 
-import contextlib
+import math
 import os
-import shutil
-import sqlite3
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,74 +23,17 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")  # seconds
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 
-from gatera.cache_folder import cache_folder, locked
 from gatera.studies.plan.plan import Plan
 from gatera.studies.store.store import Store
-from gatera.studies.store.whole_files import set_aside
+from gatera.studies.views.mlflow_database import local_uri, prepare_database
 from gatera.training.attempt_files import PREDICTIONS_FILE
 from gatera.trial import Json, Trial, TrialResult
 
 _BATCH = 900  # MLflow takes at most 1,000 metrics a call
 _PARENT = "mlflow.parentRunId"
-_LIVE = ("train/loss", "train/entropy", "val/accuracy", "gate/mean", "learning_rate")
-
-
-def local_uri(store: Store) -> str:
-    """Return the tracking URI of the store's own database."""
-    return f"sqlite:///{store.folder / 'mlflow.db'}"
-
-
-def prepare_database(store: Store) -> None:
-    """Make the store's MLflow database, whole or not at all; set one that is damaged aside.
-
-    Raises:
-        RuntimeError: MLflow could not make it.
-    """
-    path = store.folder / "mlflow.db"
-    if path.exists():
-        if not _is_damaged(path):
-            return
-        set_aside(path)
-    with tempfile.TemporaryDirectory(dir=store.folder, prefix=".mlflow-") as folder:
-        temporary = Path(folder) / path.name
-        try:
-            shutil.copyfile(_empty_database(), temporary)
-        except OSError:  # a cache that cannot be used is no hindrance
-            _migrate(temporary)
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-
-
-def _empty_database() -> Path:
-    """Return a database without a run, which each version of MLflow makes once, for seconds."""
-    path = cache_folder() / f"mlflow-{metadata.version('mlflow')}.db"
-    with locked(path.with_suffix(".lock")):
-        if not path.exists() or _is_damaged(path):
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
-                made = Path(folder) / path.name
-                _migrate(made)
-                os.replace(made, path)
-    return path
-
-
-def _migrate(path: Path) -> None:
-    """Make a database by MLflow's migrations; a process killed meanwhile leaves it broken."""
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{path}"]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        raise RuntimeError(f"MLflow could not make {path}: {made.stderr.strip()[-500:]}")
-
-
-def _is_damaged(path: Path) -> bool:
-    """Return whether a database is none, or holds nothing of MLflow's."""
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-            database.execute("SELECT version_num FROM alembic_version").fetchall()
-    except sqlite3.OperationalError as error:
-        return "no such table" in str(error)  # else it is locked or away, and not ours to judge
-    except sqlite3.DatabaseError:
-        return True
-    return False
+_VALIDATED = "val/accuracy"
+_LIVE = ("train/loss", "train/entropy", _VALIDATED, "gate/mean", "learning_rate")
+_MOST_POINTS = 500  # of a trial's course, of each metric
 
 
 class Tracker:
@@ -117,21 +54,27 @@ class Tracker:
             self._children.setdefault(run.data.tags["gatera.key"], []).append(run)
         self._last_steps: dict[str, dict[str, int]] = {}  # by run id and metric
         self._read: dict[tuple[str, int], int] = {}  # lines read, by key and attempt
+        self._open = {trial.key: trial for trial in plan.trials}  # without those that are finished
 
     def sync(self) -> None:
         """Bring the child runs up to what the store holds."""
-        for trial in self._plan.trials:
-            result = self._store.result(trial.key)
-            if result is None and not self._store.claims.newest(trial.key):
-                continue
-            run = self._child(trial, result)
-            if run.info.status == "FINISHED":
-                continue
+        for key in list(self._store.begun(self._open)):
+            if self._sync_trial(self._open[key]):
+                del self._open[key]
+
+    def _sync_trial(self, trial: Trial) -> bool:
+        """Bring one run up to the store; return whether nothing more is to come."""
+        result = self._store.result(trial.key)
+        if result is None and not self._store.claims.newest(trial.key):
+            return False
+        run = self._child(trial, result)
+        if run.info.status != "FINISHED":
             self._log_live(trial, run)
             if result is not None:
                 self._finish(trial, run, result)
             elif (status := self._status(trial)) != run.info.status:
                 self._set_status(trial, run, status)
+        return result is not None
 
     def _status(self, trial: Trial) -> str:
         """Return what MLflow says of a trial without a result; one that failed may run again."""
@@ -305,10 +248,16 @@ def flatten(config: Mapping[str, Json]) -> Iterator[tuple[str, Json]]:
 
 
 def _points(line: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """Yield name, value and step of each live metric in a line of metrics.jsonl."""
+    """Yield name, value and step of each live metric in a line of metrics.jsonl.
+
+    Of a long training every so many steps alone, but each validation: MLflow takes a few hundred
+    points a second.
+    """
+    step, last = int(line.get("step") or 0), int(line.get("max_steps") or 0)
+    thinned = step != last and step % max(1, math.ceil(last / _MOST_POINTS))
     for name in _LIVE:
-        if isinstance(line.get(name), int | float):
-            yield name, float(line[name]), int(line.get("step") or 0)
+        if isinstance(line.get(name), int | float) and (name == _VALIDATED or not thinned):
+            yield name, float(line[name]), step
 
 
 def _now() -> int:
@@ -323,15 +272,3 @@ def _numbers(prefix: str, values: Mapping[str, Json]) -> dict[str, float]:
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-
-
-def ui_command(store: Store, port: int) -> list[str]:
-    """Return the command that serves MLflow's UI on the store, on localhost."""
-    prepare_database(store)
-    artifacts = (store.folder / "mlartifacts").as_uri()
-    return [
-        *(sys.executable, "-m", "mlflow", "ui"),
-        *("--backend-store-uri", local_uri(store)),
-        *("--default-artifact-root", artifacts),
-        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-    ]

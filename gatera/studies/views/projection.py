@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import ssl
 import tempfile
@@ -18,10 +19,11 @@ from urllib.parse import urlsplit
 from gatera.errors import InputError
 from gatera.reports.write import write_report
 from gatera.studies.interrupts import Interrupts
-from gatera.studies.plan.plan import TUNING_SUFFIX, Plan
+from gatera.studies.plan.plan import Plan
 from gatera.studies.store.snapshot import take_snapshot
 from gatera.studies.store.store import Store
 from gatera.studies.views.gather import gather
+from gatera.studies.views.told import ToldToMlflow, stored_tuning
 from gatera.trial import Json
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 WITHOUT_MLFLOW = "none"  # in place of a tracking URI
 
 _PROJECT_SECONDS = 3.0
+_NICE = 10  # of the thread that projects
 _ANSWER_SECONDS = 3.0  # that a server has before it counts as away
 
 
@@ -50,10 +53,13 @@ class Projector(threading.Thread):
         self._view: OptunaView | None = None
         self._told: set[str] = set()  # views whose first fault was told while the run went on
         self._tracker: Tracker | None = None
+        self._told_to_mlflow = ToldToMlflow(store, plan, uri)
         self._files: tuple[Path, ...] = ()
 
     def run(self) -> None:
         """Project every few seconds until told to finish, then once more."""
+        with contextlib.suppress(OSError, AttributeError):  # workers come first; Linux alone
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         ends = False
         while True:
             with self._noting("Optuna"):
@@ -89,13 +95,16 @@ class Projector(threading.Thread):
         view, self._view = self._view, None
         if view is None:
             view = OptunaView(self._store, self._plan, self._max_attempts)
-            if (tuning := _stored_tuning(self._store, self._plan)) is not None:
+            if (tuning := stored_tuning(self._store, self._plan)) is not None:
                 OptunaView(self._store, tuning, self._max_attempts).sync()
         view.sync()
         self._view = view
 
     def _project_mlflow(self, *, ends: bool) -> None:
         """Bring MLflow up to the store, through a tracker that is made anew after a fault."""
+        told = self._told_to_mlflow
+        if self._tracker is None and told.holds(self._files if ends else None):
+            return
         tracker, self._tracker = self._tracker, None
         if tracker is None:
             check_that_it_answers(self._uri)
@@ -106,6 +115,7 @@ class Projector(threading.Thread):
         tracker.sync()
         if ends and self._files:
             tracker.log_report(report_artifacts(self._files))
+            told.note(self._files)
         self._tracker = tracker
 
     def finish(self, files: tuple[Path, ...] = ()) -> None:
@@ -145,12 +155,6 @@ def projecting(
             projector.finish()
 
 
-def _stored_tuning(store: Store, plan: Plan) -> Plan | None:
-    """Return the plan of another's tuning trials; None where it has none yet."""
-    stem = f"{plan.stem}{TUNING_SUFFIX}"
-    return store.plan(stem) if plan.tuning is not None and stem in store.stems() else None
-
-
 def check_that_it_answers(uri: str | None) -> None:
     """Refuse a tracking server that is away; what it answers does not matter.
 
@@ -179,7 +183,7 @@ def project_tuning_trials(
     """Bring MLflow's view of a plan's tuning trials up to the store, where it has any."""
     from gatera.studies.views.mlflow_view import Tracker
 
-    tuning = _stored_tuning(store, plan)
+    tuning = stored_tuning(store, plan)
     if tuning is not None:
         tracker = Tracker(store, tuning, uri, max_attempts)
         tracker.sync()

@@ -10,12 +10,12 @@ from mlflow.tracking import MlflowClient
 from optuna_journal import optuna_trials
 
 from gatera.studies.store.store import Store
-from gatera.studies.views import mlflow_view
+from gatera.studies.views import mlflow_database, mlflow_view
 from gatera.studies.views.optuna_view import OptunaView
 
 
 def runs_of(store, plan):
-    client = MlflowClient(tracking_uri=mlflow_view.local_uri(store))
+    client = MlflowClient(tracking_uri=mlflow_database.local_uri(store))
     experiment = client.get_experiment_by_name(plan.study)
     runs = client.search_runs([experiment.experiment_id])
     children = [run for run in runs if "gatera.key" in run.data.tags]
@@ -173,15 +173,15 @@ def test_an_empty_database_is_made_once_for_all_stores(tmp_path, monkeypatch, da
         made.append(path)
         shutil.copyfile(database, path)
 
-    monkeypatch.setattr(mlflow_view, "_migrate", migrate)
+    monkeypatch.setattr(mlflow_database, "_migrate", migrate)
     stores = [Store(tmp_path / name, create=True) for name in ("a", "b", "c")]
     for store in stores[:2]:
-        mlflow_view.prepare_database(store)
+        mlflow_database.prepare_database(store)
         assert (store.folder / "mlflow.db").read_bytes() == database.read_bytes()
     assert len(made) == 1
     (cached,) = (tmp_path / "cache").glob("*.db")
     cached.write_bytes(b"half")
-    mlflow_view.prepare_database(stores[2])
+    mlflow_database.prepare_database(stores[2])
     assert len(made) == 2
     assert (stores[2].folder / "mlflow.db").read_bytes() == database.read_bytes()
 
@@ -189,20 +189,20 @@ def test_an_empty_database_is_made_once_for_all_stores(tmp_path, monkeypatch, da
 def test_a_cache_that_cannot_be_used_is_no_hindrance(store, tmp_path, monkeypatch, database):
     (tmp_path / "cache").write_text("a file where the folder should be")
     monkeypatch.setenv("GATERA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(mlflow_view, "_migrate", lambda path: shutil.copyfile(database, path))
-    mlflow_view.prepare_database(store)
+    monkeypatch.setattr(mlflow_database, "_migrate", lambda path: shutil.copyfile(database, path))
+    mlflow_database.prepare_database(store)
     assert (store.folder / "mlflow.db").read_bytes() == database.read_bytes()
 
 
 def test_two_makers_of_the_database_do_not_meet(store):
     makers = [
-        threading.Thread(target=mlflow_view.prepare_database, args=(store,)) for _ in range(2)
+        threading.Thread(target=mlflow_database.prepare_database, args=(store,)) for _ in range(2)
     ]
     for maker in makers:
         maker.start()
     for maker in makers:
         maker.join()
-    client = MlflowClient(tracking_uri=mlflow_view.local_uri(store))
+    client = MlflowClient(tracking_uri=mlflow_database.local_uri(store))
     assert client.search_experiments()
     assert not list(store.folder.glob(".mlflow-*"))
 

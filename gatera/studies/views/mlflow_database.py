@@ -1,0 +1,87 @@
+"""MLflow's database of a store, made and looked at without importing MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from gatera.cache_folder import cache_folder, locked
+from gatera.studies.store.store import Store
+from gatera.studies.store.whole_files import set_aside
+
+
+def local_uri(store: Store) -> str:
+    """Return the tracking URI of the store's own database."""
+    return f"sqlite:///{store.folder / 'mlflow.db'}"
+
+
+def prepare_database(store: Store) -> None:
+    """Make the store's MLflow database, whole or not at all; set one that is damaged aside.
+
+    Raises:
+        RuntimeError: MLflow could not make it.
+    """
+    path = store.folder / "mlflow.db"
+    if path.exists():
+        if not is_damaged(path):
+            return
+        set_aside(path)
+    with tempfile.TemporaryDirectory(dir=store.folder, prefix=".mlflow-") as folder:
+        temporary = Path(folder) / path.name
+        try:
+            shutil.copyfile(_empty_database(), temporary)
+        except OSError:  # a cache that cannot be used is no hindrance
+            _migrate(temporary)
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+
+
+def _empty_database() -> Path:
+    """Return a database without a run, which each version of MLflow makes once, for seconds."""
+    path = cache_folder() / f"mlflow-{metadata.version('mlflow')}.db"
+    with locked(path.with_suffix(".lock")):
+        if not path.exists() or is_damaged(path):
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
+                made = Path(folder) / path.name
+                _migrate(made)
+                os.replace(made, path)
+    return path
+
+
+def _migrate(path: Path) -> None:
+    """Make a database by MLflow's migrations; a process killed meanwhile leaves it broken."""
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{path}"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        raise RuntimeError(f"MLflow could not make {path}: {made.stderr.strip()[-500:]}")
+
+
+def is_damaged(path: Path) -> bool:
+    """Return whether a file is no database, or holds nothing of MLflow's."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            database.execute("SELECT version_num FROM alembic_version").fetchall()
+    except sqlite3.OperationalError as error:
+        return "no such table" in str(error)  # else it is locked or away, and not ours to judge
+    except sqlite3.DatabaseError:
+        return True
+    return False
+
+
+def ui_command(store: Store, port: int) -> list[str]:
+    """Return the command that serves MLflow's UI on the store, on localhost."""
+    prepare_database(store)
+    artifacts = (store.folder / "mlartifacts").as_uri()
+    return [
+        *(sys.executable, "-m", "mlflow", "ui"),
+        *("--backend-store-uri", local_uri(store)),
+        *("--default-artifact-root", artifacts),
+        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+    ]
