@@ -6,6 +6,7 @@ Limits of attempts, forecasts, tables and progress read these records and nothin
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ RECORD_FILE = "ended.json"
 ATTEMPT_LIMITS = {"input": 1, "bug": 2, "not_finite": 2, "out_of_memory": 2, "killed": 5}
 
 _LOG_TAIL_LINES = 15
+_LAST_LINES_BYTES = 8192  # holds a few lines of metrics.jsonl
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,27 @@ def log_tail(folder: Path) -> str:
     return "\n".join(lines[-_LOG_TAIL_LINES:])
 
 
-def json_objects(text: str) -> list[dict[str, Json]]:
+def metrics(folder: Path) -> list[dict[str, Json]]:
+    """Return the whole lines of an attempt's metrics.jsonl.
+
+    A line that cannot be read, as a crash of the machine may leave one, is an empty object.
+    """
+    return _objects_in(folder / METRICS_FILE)
+
+
+def last_metrics(folder: Path) -> Json:
+    """Return the last whole line of an attempt's metrics.jsonl; None where there is none."""
+    try:
+        with (folder / METRICS_FILE).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_LINES_BYTES))
+            tail = file.read().decode(errors="replace")
+    except OSError:
+        return None
+    lines = _json_objects(tail)
+    return lines[-1] if lines and lines[-1] else None
+
+
+def _json_objects(text: str) -> list[dict[str, Json]]:
     """Return the objects that the whole lines of `text` hold, {} for one that cannot be read."""
     return [_object(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
@@ -102,7 +124,7 @@ def _object(line: str) -> dict[str, Json]:
 
 def _objects_in(path: Path) -> list[dict[str, Json]]:
     try:
-        return json_objects(path.read_text(errors="replace"))
+        return _json_objects(path.read_text(errors="replace"))
     except OSError:
         return []
 

@@ -20,28 +20,35 @@ class CheckedResult:
 
     result: TrialResult | None = None  # None where there is none that is whole
     damage: str | None = None  # what is wrong, where there is one that is not
-    signatures: tuple[_Signature | None, ...] = ()  # of the file and of its predictions
-    predictions: Path | None = None
+    # Path and signature of the file and of its predictions; text, of which thousands are looked at.
+    files: tuple[tuple[str, _Signature | None], ...] = ()
 
 
 class ResultReader:
     """Reads results and compares the hashes of them and their predictions, once a change."""
 
-    def __init__(self, predictions_path: Callable[[str, int], Path]) -> None:
-        """Find predictions by key and attempt at `predictions_path`."""
-        self._predictions_path = predictions_path
+    def __init__(
+        self, result_path: Callable[[str], Path], predictions_path: Callable[[str, int], Path]
+    ) -> None:
+        """Find results by key at `result_path`, predictions by attempt at `predictions_path`."""
+        self._result_path, self._predictions_path = result_path, predictions_path
         self._seen: dict[str, CheckedResult] = {}  # by key
 
-    def read(self, key: str, path: Path) -> CheckedResult:
-        """Return what the result file `path` of the trial with `key` holds."""
-        seen, found = self._seen.get(key), signature(path)
-        if found is None:
-            return CheckedResult()
-        if seen is None or seen.signatures != (found, _signature_of(seen.predictions)):
-            seen = self._seen[key] = self._check(key, path, found)
+    def read(self, key: str) -> CheckedResult:
+        """Return what the result file of the trial with `key` holds."""
+        seen = self._seen.get(key)
+        if seen is None or any(signature(path) != then for path, then in seen.files):
+            seen = self._check(key, self._result_path(key))
+            if seen.files:
+                self._seen[key] = seen
+            else:
+                self._seen.pop(key, None)
         return seen
 
-    def _check(self, key: str, path: Path, found: _Signature) -> CheckedResult:
+    def _check(self, key: str, path: Path) -> CheckedResult:
+        found = signature(path)
+        if found is None:
+            return CheckedResult()
         try:
             fields = json.loads(path.read_text())
             digest = fields.pop("sha256")
@@ -49,17 +56,17 @@ class ResultReader:
         except FileNotFoundError:
             return CheckedResult()
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return CheckedResult(None, f"{path} cannot be read", (found, None))
+            return CheckedResult(None, f"{path} cannot be read", ((str(path), found),))
         predictions = self._predictions_path(key, result.attempt)
-        signatures = (found, signature(predictions))
+        files = ((str(path), found), (str(predictions), signature(predictions)))
         damage = None
         if digest != result_sha256(result) or result.key != key:
             damage = f"{path} was changed"
-        elif signatures[1] is None:
+        elif files[1][1] is None:
             damage = f"{predictions} is missing"
         elif sha256_or_none(predictions) != result.predictions_sha256:
             damage = f"{predictions} was changed"
-        return CheckedResult(None if damage else result, damage, signatures, predictions)
+        return CheckedResult(None if damage else result, damage, files)
 
 
 def result_text(result: TrialResult) -> str:
@@ -77,7 +84,3 @@ def result_sha256(result: TrialResult) -> str:
     fields = result.to_json()
     del fields["measured"], fields["attempt"]
     return sha256_of(fields)
-
-
-def _signature_of(path: Path | None) -> _Signature | None:
-    return None if path is None else signature(path)

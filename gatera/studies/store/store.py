@@ -26,7 +26,8 @@ from gatera.studies.plan.plan import Plan
 from gatera.studies.store.attempts import (
     ATTEMPT_LIMITS,
     AttemptRecord,
-    json_objects,
+    last_metrics,
+    metrics,
     read_record,
     record_of,
     write_record,
@@ -42,11 +43,10 @@ from gatera.studies.store.whole_files import (
     signature,
     write_whole,
 )
-from gatera.training.attempt_files import METRICS_FILE, PREDICTIONS_FILE, sync_to_disk
+from gatera.training.attempt_files import PREDICTIONS_FILE, sync_to_disk
 from gatera.trial import Json, Trial, TrialResult
 
 FORMAT = 2
-_LAST_LINES_BYTES = 8192  # holds a few lines of metrics.jsonl
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Store:
 
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         self.folder = folder.absolute()
-        self._reader = ResultReader(self.predictions_path)
+        self._reader = ResultReader(self.result_path, self.predictions_path)
         self._records: dict[tuple[str, int], AttemptRecord] = {}  # by key and attempt
         self.claims = Claims(self.trial_folder)
         self.weights = Weights(self.folder, self.attempt_folder, self.claims.is_live)
@@ -226,7 +226,7 @@ class Store:
         return self._checked(key).damage
 
     def _checked(self, key: str) -> CheckedResult:
-        return self._reader.read(key, self.trial_folder(key) / "result.json")
+        return self._reader.read(key)
 
     def commit(self, result: TrialResult) -> bool:
         """Write the result of an attempt, once: predictions first, then the result.
@@ -244,7 +244,7 @@ class Store:
         if file_sha256(predictions) != result.predictions_sha256:
             raise RuntimeError(f"{predictions} does not hold what was written; check the disk.")
         self.weights.note_scored(result.training_key, result.key)
-        if link_whole(self.trial_folder(result.key) / "result.json", result_text(result)):
+        if link_whole(self.result_path(result.key), result_text(result)):
             return True
         self._note_late(result)
         return False
@@ -260,13 +260,17 @@ class Store:
         folders = ((n, self.attempt_folder(key, n)) for n in self.claims.attempts(key))
         return [n for n, folder in folders if read_json(folder / "late.json") == {"equal": False}]
 
+    def result_path(self, key: str) -> Path:
+        """Return where the result of a trial is, once it has one."""
+        return self.trial_folder(key) / "result.json"
+
     def predictions_path(self, key: str, attempt: int) -> Path:
         """Return where an attempt keeps its predictions."""
         return self.attempt_folder(key, attempt) / PREDICTIONS_FILE
 
     def retire_result(self, key: str, label: str) -> None:
         """Move a result aside, so that its trial runs again; nothing is lost."""
-        path = self.trial_folder(key) / "result.json"
+        path = self.result_path(key)
         os.replace(path, path.with_name(f"result.{label}.json"))
 
     # How attempts ended, and pruning
@@ -360,25 +364,11 @@ class Store:
 
     def progress(self, key: str, attempt: int) -> Json:
         """Return the last whole line of an attempt's metrics.jsonl; None where there is none."""
-        try:
-            with (self.attempt_folder(key, attempt) / METRICS_FILE).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_LINES_BYTES))
-                tail = file.read().decode(errors="replace")
-        except OSError:
-            return None
-        lines = json_objects(tail)
-        return lines[-1] if lines and lines[-1] else None
+        return last_metrics(self.attempt_folder(key, attempt))
 
     def metrics(self, key: str, attempt: int, *, skip: int = 0) -> list[dict[str, Json]]:
-        """Return the whole lines of an attempt's metrics.jsonl after the first `skip`.
-
-        A line that cannot be read, as a crash of the machine may leave one, is an empty object.
-        """
-        try:
-            text = (self.attempt_folder(key, attempt) / METRICS_FILE).read_text(errors="replace")
-        except OSError:
-            return []
-        return json_objects(text)[skip:]
+        """Return the whole lines of an attempt's metrics.jsonl after the first `skip`."""
+        return metrics(self.attempt_folder(key, attempt))[skip:]
 
 
 def _other_format(folder: Path, found: Json) -> str:

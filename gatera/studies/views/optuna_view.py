@@ -111,11 +111,9 @@ class OptunaView:
         self._endings, self._left = endings, signature(self._path)
 
     def _look(self) -> dict[str, _Ending]:
-        """Return how trials ended; one that has a result is not looked at again."""
-        final = {k: each for k, each in self._endings.items() if each.result is not None}
-        left = self._store.begun(key for key in self._planned if key not in final)
-        found = {key: each for key in left if (each := self._ending(key)) is not None}
-        return {key: each for key in self._planned if (each := (final | found).get(key))}
+        """Return how trials ended, by key, in the plan's order."""
+        begun = self._store.begun(self._planned)
+        return {key: each for key in begun if (each := self._ending(key)) is not None}
 
     def _ending(self, key: str) -> _Ending | None:
         """Return how a trial ended; None where it waits or runs."""
