@@ -120,7 +120,7 @@ def test_keys_are_what_they_were():
             "data": {"template": "alpaca", "tasks": ["a"]},
         },
     )
-    assert (frozen.key, frozen.training_key) == ("", "")
+    assert (frozen.key, frozen.training_key) == ("12bfbfbb49297407", "8d47e75498128dae")
 
 
 def test_a_seed_of_its_own_says_what_the_trials_seed_would(study, plan):
