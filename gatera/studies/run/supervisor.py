@@ -26,7 +26,7 @@ from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import read_json
 from gatera.studies.views.gather import gather
 from gatera.studies.views.projection import projecting, rebuild
-from gatera.studies.workers.pool import Crew
+from gatera.studies.workers.pool import WorkerPool
 from gatera.trial import Json
 
 _POLL_SECONDS = 0.5
@@ -128,7 +128,7 @@ class _Party:
         """Keep workers on a plan until no trial is left to run."""
         if not look().unfinished:
             return
-        crew = Crew(
+        pool = WorkerPool(
             self.store,
             plan.stem,
             self.launcher,
@@ -139,15 +139,15 @@ class _Party:
         )
         try:
             while True:
-                crew.look()
+                pool.look()
                 snapshot = look()
                 self.show(snapshot)
                 if not snapshot.unfinished:
                     return
-                crew.tend(snapshot)
+                pool.tend(snapshot)
                 time.sleep(_POLL_SECONDS)
         finally:
-            self.interrupts.outlast(crew.stop)
+            self.interrupts.outlast(pool.stop)
 
 
 def _tune(party: _Party, plan: Plan) -> tuple[Plan, list[str], Snapshot | None]:

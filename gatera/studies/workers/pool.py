@@ -18,7 +18,7 @@ from gatera.trial import Trial
 _GRACE_SECONDS = 5.0
 
 
-class Crew:
+class WorkerPool:
     """Keeps workers on one plan and tells the store which of their claims are dead.
 
     The ids of workers are kept in the store, by engine, so that a supervisor that was killed finds

@@ -9,7 +9,7 @@ import pytest
 from gatera.studies.launch import Slots
 from gatera.studies.launch.local import LocalLauncher
 from gatera.studies.store.snapshot import take_snapshot
-from gatera.studies.workers.pool import Crew
+from gatera.studies.workers.pool import WorkerPool
 from gatera.training.provenance import gpus
 from gatera.training.provenance.gpus import may_use_gpu, visible_gpus
 
@@ -67,17 +67,17 @@ def device_of(worker):
 def test_a_worker_in_place_of_a_dead_one_takes_its_gpu(store, plan, monkeypatch, a_gpu):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
 
-    def crew_of(launcher):
-        """Return a crew that tends the plan, and whom it has."""
+    def pool_of(launcher):
+        """Return a pool that tends the plan, and whom it has."""
         options = {"max_attempts": None, "claim_timeout": 60.0}
-        crew = Crew(store, plan.stem, launcher, Slots(4 * a_gpu, gpus=1), **options)
+        pool = WorkerPool(store, plan.stem, launcher, Slots(4 * a_gpu, gpus=1), **options)
 
         def tend():
-            crew.look()
-            crew.tend(take_snapshot(store, plan))
-            return crew._alive
+            pool.look()
+            pool.tend(take_snapshot(store, plan))
+            return pool._alive
 
-        return crew, tend
+        return pool, tend
 
     def replaced(tend, device):
         """Kill a worker on a device; return where the one in its place is."""
@@ -89,15 +89,15 @@ def test_a_worker_in_place_of_a_dead_one_takes_its_gpu(store, plan, monkeypatch,
         (new,) = tend() - before
         return device_of(new)
 
-    crew, tend = crew_of(Sleepers(store.folder / "logs"))
+    pool, tend = pool_of(Sleepers(store.folder / "logs"))
     try:
         assert sorted(map(device_of, tend())) == sorted("0123" * a_gpu)
         assert [replaced(tend, device) for device in "3021"] == list("3021")
-        crew, again = crew_of(Sleepers(store.folder / "logs"))  # another supervisor takes them over
+        pool, again = pool_of(Sleepers(store.folder / "logs"))  # another supervisor takes them over
         assert [replaced(again, device) for device in "31"] == list("31")
         assert sorted(map(device_of, again())) == sorted("0123" * a_gpu)
     finally:
-        crew.stop(at_once=True)
+        pool.stop(at_once=True)
 
 
 def test_no_visible_gpu_is_none(monkeypatch):

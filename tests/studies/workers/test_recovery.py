@@ -25,7 +25,7 @@ from gatera.studies.store.snapshot import take_snapshot
 from gatera.studies.views import mlflow_view, projection
 from gatera.studies.views.optuna_view import OptunaView
 from gatera.studies.views.progress import failure_lines
-from gatera.studies.workers.pool import Crew
+from gatera.studies.workers.pool import WorkerPool
 
 
 @pytest.fixture
@@ -212,29 +212,29 @@ class StandIn:
         self.running -= set(ids)
 
 
-def crew_of(store, plan, launcher, *, workers=2):
-    return Crew(store, plan.stem, launcher, Slots(workers), max_attempts=None, claim_timeout=60.0)
+def pool_of(store, plan, launcher, *, workers=2):
+    return WorkerPool(store, plan.stem, launcher, Slots(workers), max_attempts=None, claim_timeout=60.0)
 
 
-def tend(crew, store, plan):
-    crew.look()
-    crew.tend(take_snapshot(store, plan))
+def tend(pool, store, plan):
+    pool.look()
+    pool.tend(take_snapshot(store, plan))
 
 
 def test_workers_are_started_once_and_replaced_when_they_die(store, plan):
     launcher = StandIn()
-    crew = crew_of(store, plan, launcher)
+    pool = pool_of(store, plan, launcher)
     for _ in range(3):
-        tend(crew, store, plan)
+        tend(pool, store, plan)
     assert launcher.started == ["w0", "w1"]
     assert launcher.command[2:] == [
         *("gatera.studies", "work", str(store.folder), "--plan", "made_up.tiny"),
         *("--claim-timeout", "60.0"),
     ]
     launcher.running.discard("w1")
-    tend(crew, store, plan)
+    tend(pool, store, plan)
     assert launcher.started == ["w0", "w1", "w2"]
-    again = crew_of(store, plan, launcher)  # another supervisor
+    again = pool_of(store, plan, launcher)  # another supervisor
     tend(again, store, plan)
     assert launcher.started == ["w0", "w1", "w2"]
     again.stop()
@@ -243,29 +243,29 @@ def test_workers_are_started_once_and_replaced_when_they_die(store, plan):
 
 def test_a_worker_that_only_its_engine_knows_is_taken_over(store, plan):
     launcher = StandIn(listed=["job_0"])  # its supervisor was killed before it could note it
-    crew = crew_of(store, plan, launcher)
-    tend(crew, store, plan)
+    pool = pool_of(store, plan, launcher)
+    tend(pool, store, plan)
     assert launcher.started == ["w0"]
     assert json.loads((store.folder / "workers.json").read_text()) == {
         "stand-in@here": ["job_0", "w0"]
     }
-    crew.stop()
+    pool.stop()
     assert launcher.running == set()
 
 
 def test_the_claim_of_a_worker_that_its_launcher_lost_is_dead(store, plan):
     key = plan.trials[0].key
     launcher = StandIn()
-    crew = crew_of(store, plan, launcher)
-    tend(crew, store, plan)
+    pool = pool_of(store, plan, launcher)
+    tend(pool, store, plan)
     claims = [
         store.claim(trial.key, {"worker": worker})
         for trial, worker in zip(plan.trials, ("w0", "w1", "by_hand"), strict=False)
     ]
-    tend(crew, store, plan)
+    tend(pool, store, plan)
     assert store.is_running(key)
     launcher.running.discard("w0")
-    tend(crew, store, plan)
+    tend(pool, store, plan)
     assert [store.is_running(trial.key) for trial in plan.trials[:3]] == [False, True, True]
     dead = json.loads((store.trial_folder(key) / "claim.1.dead").read_text())
     assert dead == {"reason": "its worker w0 is gone"}
@@ -275,11 +275,11 @@ def test_the_claim_of_a_worker_that_its_launcher_lost_is_dead(store, plan):
 
 def test_workers_of_another_engine_or_host_are_left_alone(store, plan):
     elsewhere = StandIn(name="slurm")
-    crew = crew_of(store, plan, elsewhere, workers=1)
-    tend(crew, store, plan)
+    pool = pool_of(store, plan, elsewhere, workers=1)
+    tend(pool, store, plan)
     claim = store.claim(plan.trials[0].key, {"worker": "w0"})
     here = StandIn()
-    tend(crew_of(store, plan, here, workers=1), store, plan)
+    tend(pool_of(store, plan, here, workers=1), store, plan)
     assert store.is_running(plan.trials[0].key)
     assert here.started == ["w0"]
     noted = json.loads((store.folder / "workers.json").read_text())
@@ -304,19 +304,19 @@ def test_no_more_workers_than_trials_are_started(store, plan):
     for trial in plan.trials[1:]:
         commit_result(store, trial, 0.5)
     launcher = StandIn()
-    tend(crew_of(store, plan, launcher, workers=5), store, plan)
+    tend(pool_of(store, plan, launcher, workers=5), store, plan)
     assert launcher.started == ["w0"]
 
 
 def test_workers_that_end_again_and_again_end_the_run(store, plan):
     launcher = StandIn()
-    crew = crew_of(store, plan, launcher)
+    pool = pool_of(store, plan, launcher)
     (store.folder / "logs").mkdir()
     (store.folder / "logs" / "workers.log").write_text("a line\nImportError: no torch\n")
 
     def lose_them_all():
         for _ in range(20):
-            tend(crew, store, plan)
+            tend(pool, store, plan)
             launcher.running.clear()
 
     with pytest.raises(InputError, match=r"before they take a trial \(ImportError: no torch\)"):
