@@ -213,7 +213,9 @@ class StandIn:
 
 
 def pool_of(store, plan, launcher, *, workers=2):
-    return WorkerPool(store, plan.stem, launcher, Slots(workers), max_attempts=None, claim_timeout=60.0)
+    return WorkerPool(
+        store, plan.stem, launcher, Slots(workers), max_attempts=None, claim_timeout=60.0
+    )
 
 
 def tend(pool, store, plan):
