@@ -49,10 +49,9 @@ def paired_difference(
     sd = float(differences.std(ddof=1))
     if sd <= _ROUNDING * max(1.0, abs(mean)):
         return PairedDifference(mean, math.nan, math.nan, math.nan, 0.0, n)
-    error = sd / math.sqrt(n)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
-    return PairedDifference(mean, mean - half, mean + half, p, sd, n)
+    found = stats.ttest_1samp(differences, 0.0)
+    low, high = found.confidence_interval(level)
+    return PairedDifference(mean, float(low), float(high), float(found.pvalue), sd, n)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,12 @@ class NotFiniteError(ArithmeticError):
 
 
 class AdapterModule(pl.LightningModule):
-    """Trains the parameters that require gradients: loss on tokens plus λ times gate entropy."""
+    """Trains the parameters that require gradients: loss on tokens plus λ times gate entropy.
+
+    It has no `validation_step`: validation generates answers and reads them, as scoring does, by a
+    callback that logs for itself. Lightning's own loop would hand it batches of training's kind and
+    start over where a resumed run goes on in the middle of an epoch.
+    """
 
     def __init__(
         self,
