@@ -17,8 +17,8 @@ from peft import PeftConfig
 
 from gatera.adapter.gates import GATES
 from gatera.adapter.gates.base import Gate
-from gatera.adapter.loading import check_weights_file
 from gatera.adapter.own import look_up
+from gatera.adapter.saved import check_weights_file
 from gatera.adapter.updates import DELTAS
 from gatera.adapter.updates.base import Delta
 from gatera.declaring import fields_of

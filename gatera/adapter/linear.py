@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft.utils.quantization_utils import quantization_extra_repr
@@ -11,23 +11,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers.pytorch_utils import Conv1D
 
-from gatera.adapter.cache import products
-from gatera.adapter.functional import (
-    Weight,
+from gatera.adapter.config import GateraConfig
+from gatera.adapter.gates.base import Gate
+from gatera.adapter.kernels.cache import products
+from gatera.adapter.kernels.functional import Weight, linear_dtype
+from gatera.adapter.kernels.hadamard import (
     folded_hadamard_linear,
     folded_weight,
     gated_hadamard_layer,
-    linear_dtype,
     token_gated_hadamard_layer,
 )
-from gatera.adapter.gates.base import Gate
+from gatera.adapter.kernels.low_rank import token_gated_low_rank
 from gatera.adapter.layer import GateraLayer
-from gatera.adapter.low_rank import token_gated_low_rank
 from gatera.adapter.updates.base import Delta, Gated, Given, layer_scaled
 from gatera.errors import InputError
-
-if TYPE_CHECKING:
-    from gatera.adapter.config import GateraConfig
 
 AffineGate = tuple[Gate, Tensor, Tensor]
 """A gate whose logit is w·x + b, with w and b."""
@@ -53,7 +50,7 @@ class GateraLinear(nn.Module, GateraLayer):
         quantization: dict[str, Any],
     ) -> None:
         super().__init__()
-        self._set_up(base_layer, name, fan_in_fan_out, quantization)
+        GateraLayer.__init__(self, base_layer, name, fan_in_fan_out, quantization)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config, r, alpha, inference_mode=config.inference_mode)
 
@@ -190,7 +187,7 @@ class GateraLinear(nn.Module, GateraLayer):
         W: Weight | None = None
         if update.needs_weight:
             packed = self.quantization_backend is not None
-            W = self._oriented_weight if packed else self._oriented_weight()
+            W = self.oriented_weight if packed else self.oriented_weight()
         dropout: Any = self.gatera_dropout[adapter_name]
         dropped = dropout(x)
 
@@ -198,7 +195,7 @@ class GateraLinear(nn.Module, GateraLayer):
             if dropped is not x and isinstance(W, Tensor):
                 return F.linear(dropped, W.to(x.dtype))
             y = base if dropped is x else self._base(dropped)
-            bias = self._base_bias()
+            bias = self.base_bias()
             return y if bias is None else y - bias
 
         parameters = tuple(self._factors(adapter_name).values())
@@ -232,7 +229,7 @@ class GateraLinear(nn.Module, GateraLayer):
 
     def _joint_forward(self, adapter_name: str, x: Tensor) -> Tensor:
         """Base layer and update together."""
-        W = self._oriented_weight()
+        W = self.oriented_weight()
         A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
         bias: Any = self.base_layer.bias
         affine = None if self._evaluates() else self._affine_gate(adapter_name)

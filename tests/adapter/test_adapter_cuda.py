@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import LlamaForCausalLM
 
 from gatera import GateraConfig, record_gates
-from gatera.adapter import fused
-from gatera.adapter.blocks import hadamard_product
-from gatera.adapter.cache import products
+from gatera.adapter.kernels import fused
+from gatera.adapter.kernels.blocks import hadamard_product
+from gatera.adapter.kernels.cache import products
 
 pytestmark = pytest.mark.gpu
 
@@ -273,7 +273,7 @@ def test_a_compiler_that_fails_is_told_once_and_done_without(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """For the types that it fails for: others compile."""
-    from gatera.adapter.fused_kernel import launch
+    from gatera.adapter.kernels.fused_kernel import launch
 
     def broken(W: Tensor, *others: Any) -> None:
         if W.dtype == torch.bfloat16:
@@ -283,7 +283,7 @@ def test_a_compiler_that_fails_is_told_once_and_done_without(
     W, A, B = factors()
     narrow = [t.bfloat16() for t in (W, A, B)]
     fused._launcher.cache_clear()
-    monkeypatch.setattr("gatera.adapter.fused_kernel.launch", broken)
+    monkeypatch.setattr("gatera.adapter.kernels.fused_kernel.launch", broken)
     with caplog.at_level(logging.WARNING):
         found = [hadamard_product(*narrow, torch.bfloat16) for _ in range(3)]
         assert fused.hadamard(W, A, B, torch.float32, 0.0) is not None

@@ -459,7 +459,7 @@ def test_unreadable_quantized_weights_are_refused_for_hira(
     from peft.utils.quantization_utils import ForwardOnlyQuantizationBackend
 
     monkeypatch.setattr(
-        "gatera.adapter.layer.resolve_quantization_backend",
+        "gatera.adapter.base_weight.resolve_quantization_backend",
         lambda base, **_: ForwardOnlyQuantizationBackend("gptq"),
     )
     net = nn.Sequential(_Quantized(IN, OUT))

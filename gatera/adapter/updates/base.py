@@ -16,8 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gatera.adapter.blocks import as_rows
-from gatera.adapter.functional import Weight
+from gatera.adapter.kernels.blocks import as_rows
+from gatera.adapter.kernels.functional import Weight
 
 Parameters = Mapping[str, Tensor]
 Shape = tuple[int, ...]

@@ -5,13 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gatera.adapter.functional import (
-    gated_linear,
-    hadamard_linear,
-    hadamard_product,
-    linear_dtype,
-    without_autocast,
-)
+from gatera.adapter.kernels.blocks import hadamard_product
+from gatera.adapter.kernels.functional import linear_dtype, without_autocast
+from gatera.adapter.kernels.hadamard import gated_linear, hadamard_linear
 from gatera.adapter.updates.base import Delta, Gated, Given, Parameters, layer_scaled
 
 

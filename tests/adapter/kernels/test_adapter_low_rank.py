@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gatera import GateraConfig, record_gates
 from gatera.adapter import linear as linear_module
-from gatera.adapter.low_rank import token_gated_low_rank
+from gatera.adapter.kernels.low_rank import token_gated_low_rank
 
 BATCH, TOKENS, IN, OUT, RANK = 2, 3, 5, 7, 2
 TEMPERATURE, SCALING = 0.7, 1.5
