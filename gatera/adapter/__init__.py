@@ -1,8 +1,8 @@
 """GateRA as a native PEFT method (arXiv:2511.17582): a gate for each token on a weight update.
 
-Importing this package registers the method with PEFT; see `peft_plugin`. Here are the tuner that PEFT
-makes (`model`), its configuration and the adapted layer; `updates` and `gates` say what a layer
-computes, `kernels` how, and `reading` what the gates did. Training is left to its callers.
+Importing this package registers the method with PEFT; see `peft_plugin`. Here are the tuner that
+PEFT makes (`model`), its configuration and the adapted layer; `updates` and `gates` say what a
+layer computes, `kernels` how, and `reading` what the gates did. Training is left to the callers.
 """
 
 from gatera.adapter.config import GateraConfig
