@@ -10,9 +10,10 @@ from torch import Tensor
 
 from gatera.adapter.finding import adapted_layers
 from gatera.adapter.layer import GateraLayer
+from gatera.adapter.updates import DELTAS
 from gatera.errors import InputError
 
-COMBINABLE = ("hira", "lora")
+COMBINABLE = tuple(name for name, delta in DELTAS.items() if delta.adds_up)
 
 
 def combine(tuner: BaseTuner, adapters: list[str], weights: list[float], adapter_name: str) -> None:

@@ -67,9 +67,10 @@ class GateraConfig(GateraFields, PeftConfig):  # type: ignore[misc]
         self.peft_type = GateraPeftType.GATERA
         self.rank_pattern = self.rank_pattern or {}
         self.alpha_pattern = self.alpha_pattern or {}
-        gate, delta = self.gate_class(), self.delta_class()  # which know their names best
+        gate, delta = self.gate_class(), self.delta_class()  # refuse what their tables do not name
         for each in fields_of(GateraFields):
-            setattr(self, each.name, each.typed(_plain(getattr(self, each.name))))
+            if each.name not in ("gate", "delta"):
+                setattr(self, each.name, each.typed(_plain(getattr(self, each.name))))
         self.target_modules = _as_set(self.target_modules)
         self.exclude_modules = _as_set(self.exclude_modules)
         if gate is not None and gate.per_channel and self.gate_sharing != "module":

@@ -110,8 +110,8 @@ class GateraLayer(BaseWeightLayer):
         self.closings[adapter_name] = Closing(
             config.gate_threshold, config.gate_threshold_in_training
         )
-        self.updates[adapter_name] = update_class(
-            self.in_features, self.out_features, r, self.scaling[adapter_name], config.mora_type
+        self.updates[adapter_name] = update_class.configured(
+            self.in_features, self.out_features, r, self.scaling[adapter_name], config
         )
         self.gatera_dropout[adapter_name] = (
             nn.Dropout(config.dropout) if config.dropout > 0.0 else nn.Identity()
