@@ -27,6 +27,7 @@ def combine(tuner: BaseTuner, adapters: list[str], weights: list[float], adapter
     _check(tuner, adapters, weights, adapter_name)
     config = copy.deepcopy(tuner.peft_config[adapters[0]])
     config.gate, config.gate_sharing, config.rank_pattern = "none", "module", {}
+    config.sources = {}  # of the gate; what adds up is no code of a user's own
     config.alpha, config.alpha_pattern, config.use_rslora = None, {}, False
     config.r = sum(tuner.peft_config[name].r for name in adapters)
     layers = [layer for _, layer in adapted_layers(tuner) if adapters[0] in layer.updates]
