@@ -17,19 +17,21 @@ from gatera.errors import InputError
 
 @dataclass(frozen=True)
 class BeforeMerge:
-    """The base weight without any merged update, in its own layout.
+    """The base weight without any merged update, in its own layout, on the CPU.
 
-    A 4-bit weight is kept packed, with its scales: packing what was unpacked gives other bits
-    where the scales are packed too.
+    An accelerator would hold it twice for as long as the layer is merged. A 4-bit weight is kept
+    packed, with its scales: packing what was unpacked gives other bits where the scales are packed
+    too. It stays where it is: it takes an eighth of the memory, and moving it moves the scales of
+    the layer's own weight, which it shares.
     """
 
     stored: Any  # a Tensor, or a parameter of bitsandbytes
     packed: bool
 
-    def weight(self) -> Tensor:
-        """Return the weight, unpacked."""
+    def weight(self, device: torch.device) -> Tensor:
+        """Return the weight, unpacked, on a device."""
         if not self.packed:
-            return cast(Tensor, self.stored)
+            return cast(Tensor, self.stored).to(device)
         return cast(Tensor, dequantize_bnb_weight(self.stored, state=self.stored.quant_state))
 
 
@@ -63,8 +65,10 @@ class BaseWeightLayer(BaseTunerLayer):  # type: ignore[misc]
 
     def unmerged_weight(self) -> Tensor:
         """Return the base weight without any merged update, in its own layout, detached."""
-        before = self._before_merge
-        return (self._stored_weight() if before is None else before.weight()).detach()
+        now = self._stored_weight()
+        return (
+            now if self._before_merge is None else self._before_merge.weight(now.device)
+        ).detach()
 
     def replace_weight(self, merged: Tensor) -> None:
         """Put a merged weight, in the base layer's layout, in place of the base layer's own."""
@@ -94,7 +98,7 @@ class BaseWeightLayer(BaseTunerLayer):  # type: ignore[misc]
         """What unmerging gives back, while nothing is merged."""
         weight = getattr(self.get_base_layer(), "weight", None)
         if not hasattr(weight, "quant_state"):
-            return BeforeMerge(self._stored_weight(), packed=False)
+            return BeforeMerge(self._stored_weight().cpu(), packed=False)  # no copy on the CPU
         _keep_readable(self.get_base_layer())
         return BeforeMerge(copy.copy(weight), packed=True)  # PEFT marks the one it replaces
 

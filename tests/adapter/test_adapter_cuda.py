@@ -171,6 +171,36 @@ def test_merging_and_unmerging_restore_the_weight(llama: MakeLlama) -> None:
     assert torch.equal(weight, before)
 
 
+@pytest.mark.parametrize("delta", ["hira", "lora"])
+def test_a_merged_layer_holds_its_weight_once_on_the_device(delta: str) -> None:
+    size = 1024
+    torch.manual_seed(2)
+    base = nn.Sequential(nn.Linear(size, size, bias=False)).to("cuda", torch.bfloat16)
+    config = GateraConfig(r=2, gate="static", delta=delta, init_weights=False, target_modules=["0"])
+    model = get_peft_model(base, config)
+    model.add_adapter("other", config)
+    layer = model.base_model.model[0]
+    original = layer.get_base_layer().weight.detach().clone()
+    held = torch.cuda.memory_allocated()
+    model.merge_adapter()
+    model.merge_adapter(adapter_names=["other"])
+    assert torch.cuda.memory_allocated() < held + size * size
+    both = layer.get_base_layer().weight
+    expected = original.float()
+    for name in ("default", "other"):
+        expected = expected + layer.get_delta_weight(name).float()
+    torch.testing.assert_close(both.float(), expected, rtol=0.02, atol=0.02)
+
+    model.to("cpu")
+    model.unmerge_adapter()
+    assert layer.get_base_layer().weight.device.type == "cpu"
+    assert torch.equal(layer.get_base_layer().weight, original.cpu())
+    model.to("cuda")
+    model.merge_adapter()
+    model.unmerge_adapter()
+    assert torch.equal(layer.get_base_layer().weight, original)
+
+
 def test_a_product_kept_for_evaluation_goes_when_a_factor_changes(llama: MakeLlama) -> None:
     model = adapted(llama, "token", "hira").to("cuda", torch.float32).eval()
     layer = model.base_model.model.model.layers[0].mlp.up_proj

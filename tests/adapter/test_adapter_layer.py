@@ -270,6 +270,17 @@ def test_token_gates_refuse_to_merge_before_anything_is_touched(delta: str) -> N
     assert type(model.unload()[2]) is nn.Linear
 
 
+def test_merging_on_the_cpu_copies_the_weight_into_the_merged_one_alone() -> None:
+    model = adapted(gate="static")
+    weight = layer(model).get_base_layer().weight
+    before, place = weight.detach().clone(), weight.data_ptr()
+    model.merge_adapter()
+    assert weight.data_ptr() != place
+    model.unmerge_adapter()
+    assert weight.data_ptr() == place
+    assert torch.equal(weight, before)
+
+
 def test_safe_merge_refuses_nans_and_leaves_the_weight() -> None:
     model = adapted(gate="none")
     with torch.no_grad():
