@@ -65,10 +65,10 @@ class BaseWeightLayer(BaseTunerLayer):  # type: ignore[misc]
 
     def unmerged_weight(self) -> Tensor:
         """Return the base weight without any merged update, in its own layout, detached."""
-        now = self._stored_weight()
-        return (
-            now if self._before_merge is None else self._before_merge.weight(now.device)
-        ).detach()
+        weight = self._stored_weight()
+        if self._before_merge is not None:
+            weight = self._before_merge.weight(weight.device)
+        return weight.detach()
 
     def replace_weight(self, merged: Tensor) -> None:
         """Put a merged weight, in the base layer's layout, in place of the base layer's own."""

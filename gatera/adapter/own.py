@@ -89,9 +89,9 @@ def sources_of(names: Iterable[str], saved: Mapping[str, str]) -> dict[str, str]
         if saved.get(name, sha256) != sha256:
             raise InputError(
                 f"{name!r} is not the code that this adapter was saved with: {_file_of(name)} has "
-                f"the sha256 {sha256[:12]}…, and had {saved[name][:12]}…. Bring that version of the "
-                "file back and load it again; or, if the change does no harm, take the entry out "
-                "of 'sources' in adapter_config.json."
+                f"the sha256 {sha256[:12]}…, and had {saved[name][:12]}…. Bring that version of "
+                "the file back and load it again; or, if the change does no harm, take the entry "
+                "out of 'sources' in adapter_config.json."
             )
     return sources
 
