@@ -44,7 +44,7 @@ from measuring import (
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gatera.adapter.cache import products
+from gatera.adapter.kernels.cache import products
 
 BARE, TWO_WEIGHTS = "bare base layer", "two bare layers"
 CACHED, REBUILT = "token+hira, cached", "token+hira, rebuilt"

@@ -47,7 +47,7 @@ from measuring import (
 )
 from torch import Tensor, nn
 
-from gatera.adapter import fused
+from gatera.adapter.kernels import fused
 
 TIMED = ("up_proj", "down_proj")
 DEFAULT_REPETITIONS = {"smollm2-135m": 15, "llama-like": 9, "llama-3-8b": 5}

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
 
 import torch
+from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor
 
+from gatera.adapter.finding import adapted_layers
 from gatera.adapter.layer import GateraLayer
+from gatera.adapter.updates import DELTAS
 from gatera.errors import InputError
 
-if TYPE_CHECKING:
-    from gatera.adapter.model import GateraModel
-
-COMBINABLE = ("hira", "lora")
+COMBINABLE = tuple(name for name, delta in DELTAS.items() if delta.adds_up)
 
 
-def combine(
-    tuner: GateraModel, adapters: list[str], weights: list[float], adapter_name: str
-) -> None:
+def combine(tuner: BaseTuner, adapters: list[str], weights: list[float], adapter_name: str) -> None:
     """Add the adapter Σ weight · g · Δ under a new name; see `GateraModel.add_weighted_adapter`.
 
     Both updates are linear in BA, and Σ c_i B_i A_i = [c_1 B_1 … c_n B_n] [A_1; …; A_n].
@@ -30,9 +27,10 @@ def combine(
     _check(tuner, adapters, weights, adapter_name)
     config = copy.deepcopy(tuner.peft_config[adapters[0]])
     config.gate, config.gate_sharing, config.rank_pattern = "none", "module", {}
+    config.sources = {}  # of the gate; what adds up is no code of a user's own
     config.alpha, config.alpha_pattern, config.use_rslora = None, {}, False
     config.r = sum(tuner.peft_config[name].r for name in adapters)
-    layers = [layer for _, layer in tuner._layers() if adapters[0] in layer.updates]
+    layers = [layer for _, layer in adapted_layers(tuner) if adapters[0] in layer.updates]
     config.rank_pattern = {
         layer.name: rank for layer in layers if (rank := _rank(layer, adapters)) != config.r
     }
@@ -63,9 +61,7 @@ def _factor(layer: GateraLayer, adapter_name: str, weight: float) -> float | Ten
     return scale if gate is None else scale * gate
 
 
-def _check(
-    tuner: GateraModel, adapters: list[str], weights: list[float], adapter_name: str
-) -> None:
+def _check(tuner: BaseTuner, adapters: list[str], weights: list[float], adapter_name: str) -> None:
     unknown = sorted(set(adapters) - set(tuner.peft_config))
     if unknown or not adapters:
         raise InputError(
@@ -104,5 +100,5 @@ def _check(
         )
 
 
-def _layers_with(tuner: GateraModel, adapter_name: str) -> list[str]:
-    return [name for name, layer in tuner._layers() if adapter_name in layer.updates]
+def _layers_with(tuner: BaseTuner, adapter_name: str) -> list[str]:
+    return [name for name, layer in adapted_layers(tuner) if adapter_name in layer.updates]

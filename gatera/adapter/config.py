@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import enum
 import inspect
-import os
 import textwrap
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,13 @@ from peft import PeftConfig
 
 from gatera.adapter.gates import GATES
 from gatera.adapter.gates.base import Gate
-from gatera.adapter.loading import check_weights_file
-from gatera.adapter.own import look_up
+from gatera.adapter.own import look_up, sources_of
+from gatera.adapter.saved import check_weights_file, complete_model_card
 from gatera.adapter.updates import DELTAS
 from gatera.adapter.updates.base import Delta
 from gatera.declaring import fields_of
 from gatera.errors import InputError
 from gatera.settings import GateraFields
-
-MODEL_CARD_SECTION = """
-## How to load
-
-This adapter uses the PEFT method GATERA, which the package `gatera` adds to PEFT. Import it first:
-
-```python
-import gatera
-from gatera import GateraConfig  # touching any name registers the method
-from peft import PeftModel
-```
-"""
 
 
 class GateraPeftType(str, enum.Enum):  # noqa: UP042 (PEFT's status reads str(): "Class.NAME")
@@ -55,21 +42,28 @@ class GateraConfig(GateraFields, PeftConfig):  # type: ignore[misc]
 
     Args:
         {arguments}
+        sources (a mapping): The sha256 of the source of each gate or update of one's own, by its
+            name; written when an adapter is saved, compared when it is loaded.
 
     Raises:
-        InputError: an unknown value, or values that contradict each other.
+        InputError: an unknown value, values that contradict each other, or code of one's own that
+            was changed since the adapter was saved.
 
     Source: GateRA, arXiv:2511.17582; HiRA (ICLR 2025); LoRA, arXiv:2106.09685.
     """
+
+    sources: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = GateraPeftType.GATERA
         self.rank_pattern = self.rank_pattern or {}
         self.alpha_pattern = self.alpha_pattern or {}
-        gate, delta = self.gate_class(), self.delta_class()  # which know their names best
+        gate, delta = self.gate_class(), self.delta_class()  # refuse what their tables do not name
         for each in fields_of(GateraFields):
-            setattr(self, each.name, each.typed(_plain(getattr(self, each.name))))
+            if each.name not in ("gate", "delta"):
+                setattr(self, each.name, each.typed(_plain(getattr(self, each.name))))
+        self.sources = sources_of((self.gate, self.delta), self.sources or {})
         self.target_modules = _as_set(self.target_modules)
         self.exclude_modules = _as_set(self.exclude_modules)
         if gate is not None and gate.per_channel and self.gate_sharing != "module":
@@ -133,12 +127,9 @@ class GateraConfig(GateraFields, PeftConfig):  # type: ignore[misc]
         return {n: sorted(v) if isinstance(v, set) else v for n, v in fields.items()}
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
-        """Write the configuration, and name the import that loading needs in the model card."""
+        """Write the configuration, and name the import that loading needs in the card beside it."""
         super().save_pretrained(save_directory, **kwargs)
-        for card in _model_cards(save_directory):
-            text = card.read_text(encoding="utf-8")
-            if "import gatera" not in text:
-                card.write_text(text.rstrip("\n") + "\n" + MODEL_CARD_SECTION, encoding="utf-8")
+        complete_model_card(Path(save_directory))
 
 
 def _plain(value: Any) -> Any:
@@ -175,13 +166,3 @@ if GateraConfig.__doc__:  # none under python -OO
     GateraConfig.__doc__ = inspect.cleandoc(GateraConfig.__doc__).replace(
         "    {arguments}", _arguments()
     )
-
-
-def _model_cards(save_directory: str) -> list[Path]:
-    """The model card that PEFT wrote for this adapter, if any.
-
-    The default adapter lies beside its card; any other lies in a folder of its own, one below.
-    """
-    folder = Path(os.path.abspath(save_directory))
-    cards = [card for card in (folder / "README.md", folder.parent / "README.md") if card.is_file()]
-    return [card for card in cards[:1] if "library_name: peft" in card.read_text("utf-8")]

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import torch
-from peft.tuners.tuners_utils import (
-    BaseTunerLayer,
-    _get_in_out_features,
-    check_adapters_to_merge,
-)
-from peft.utils.integrations import dequantize_bnb_weight
-from peft.utils.quantization_utils import resolve_quantization_backend
+from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
+from gatera.adapter.base_weight import BaseWeightLayer
+from gatera.adapter.config import GateraConfig
 from gatera.adapter.gates.base import Gate, GateShape
-from gatera.adapter.passes import ForwardPass, preceding_at
-from gatera.adapter.sharing import SharedGate
+from gatera.adapter.gates.passes import ForwardPass, preceding_at
+from gatera.adapter.gates.sharing import SharedGate
 from gatera.adapter.updates.base import Delta, Gated, GeneratorFor
 from gatera.errors import InputError
-
-if TYPE_CHECKING:
-    from gatera.adapter.config import GateraConfig
-    from gatera.adapter.recorder import GateRecorder
 
 
 @dataclass(frozen=True)
@@ -37,25 +28,22 @@ class Closing:
     in_training: bool
 
 
-@dataclass(frozen=True)
-class BeforeMerge:
-    """The base weight without any merged update, in its own layout.
+class Listener(Protocol):
+    """Whom a layer tells what its gates do."""
 
-    A 4-bit weight is kept packed, with its scales: packing what was unpacked gives other bits
-    where the scales are packed too.
-    """
-
-    stored: Any  # a Tensor, or a parameter of bitsandbytes
-    packed: bool
-
-    def weight(self) -> Tensor:
-        """Return the weight, unpacked."""
-        if not self.packed:
-            return cast(Tensor, self.stored)
-        return cast(Tensor, dequantize_bnb_weight(self.stored, state=self.stored.quant_state))
+    def record(
+        self,
+        place: str,
+        adapter_name: str,
+        gate: nn.Module,
+        logit: Tensor,
+        rows: list[int] | None,
+        threshold: float,
+    ) -> None:
+        """Take the logit of one gate; `GateRecorder.record` says what the arguments are."""
 
 
-class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
+class GateraLayer(BaseWeightLayer):
     """What PEFT asks of an adapted layer; the parameters of each adapter, by the adapter's name.
 
     Which of the parameters an adapter has depends on its update (see `updates`); a gate that layers
@@ -79,17 +67,13 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
     )
 
     # Set while the gates are being recorded; an attribute of the class costs nothing until then.
-    recorder: GateRecorder | None = None
+    recorder: Listener | None = None
 
-    def _set_up(
+    def __init__(
         self, base_layer: nn.Module, name: str, fan_in_fan_out: bool, quantization: Any
     ) -> None:
-        self.base_layer = base_layer
+        super().__init__(base_layer, fan_in_fan_out, quantization)
         self.name = name  # in the base model
-        self.fan_in_fan_out = fan_in_fan_out
-        self.quantization_backend = resolve_quantization_backend(
-            self.get_base_layer(), **quantization
-        )
         self.r: dict[str, int] = {}
         self.scaling: dict[str, float] = {}
         self.delta: dict[str, str] = {}
@@ -105,10 +89,6 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.cast_input_dtype_enabled = True
-        self._before_merge: BeforeMerge | None = None
-        self.in_features: int
-        self.out_features: int
-        self.in_features, self.out_features = _get_in_out_features(self.get_base_layer())
 
     def update_layer(
         self,
@@ -121,8 +101,8 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         """Add an adapter of rank `r`, or put a new one in the place of the one of that name."""
         update_class = config.delta_class()
         if update_class.needs_weight:
-            self._refuse_unreadable_weight(config.delta)
-            _keep_readable(self.get_base_layer())  # for `_oriented_weight` in each pass
+            self.refuse_unreadable_weight(config.delta)
+            self.read_in_each_pass()
         self.r[adapter_name] = r
         self.scaling[adapter_name] = config.scaling(r, alpha)
         self.delta[adapter_name] = config.delta
@@ -130,8 +110,8 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         self.closings[adapter_name] = Closing(
             config.gate_threshold, config.gate_threshold_in_training
         )
-        self.updates[adapter_name] = update_class(
-            self.in_features, self.out_features, r, self.scaling[adapter_name], config.mora_type
+        self.updates[adapter_name] = update_class.configured(
+            self.in_features, self.out_features, r, self.scaling[adapter_name], config
         )
         self.gatera_dropout[adapter_name] = (
             nn.Dropout(config.dropout) if config.dropout > 0.0 else nn.Identity()
@@ -158,7 +138,7 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
             if attribute not in self.adapter_layer_names:
                 self.adapter_layer_names = (*self.adapter_layer_names, attribute)
                 setattr(self, attribute, nn.ParameterDict())
-            values = torch.empty(shape, device=self._parameter_device())
+            values = torch.empty(shape, device=self.parameter_device())
             getattr(self, attribute)[adapter_name] = nn.Parameter(values)
 
     def make_gate(self, adapter_name: str, config: GateraConfig, in_features: int) -> None:
@@ -168,7 +148,7 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
             return
         shape = GateShape(in_features, self.out_features, config.gate_hidden)
         self.gatera_gate[adapter_name] = gate_class(
-            shape, config.gate_temperature, self._parameter_device()
+            shape, config.gate_temperature, self.parameter_device()
         )
 
     def take_shared_gate(self, adapter_name: str, config: GateraConfig, in_features: int) -> None:
@@ -195,7 +175,7 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         if any(parameter.device.type == "meta" for parameter in parameters.values()):
             return
         update = self.updates[adapter_name]
-        W = self._unmerged_weight().detach() if update.needs_weight else None
+        W = self.oriented(self.unmerged_weight()) if update.needs_weight else None
         if W is None or W.device.type != "meta":
             update.reset(
                 parameters, W, config.init_weights, lambda name: generator_for(f"gatera_{name}")
@@ -252,11 +232,13 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
             InputError: the adapter's gate depends on the input, so there is no such weight.
         """
         self._refuse_input_dependent([adapter_name])
+        return self._delta_weight(adapter_name, self.unmerged_weight)
+
+    def _delta_weight(self, adapter_name: str, unmerged: Callable[[], Tensor]) -> Tensor:
         update = self.updates[adapter_name]
-        W = self._unmerged_weight().detach() if update.needs_weight else None
+        W = self.oriented(unmerged()) if update.needs_weight else None
         weight = update.weight(W, self._factors(adapter_name))
-        weight = self.constant_gate(adapter_name).applied(weight)
-        return weight.t() if self.fan_in_fan_out else weight
+        return self.oriented(self.constant_gate(adapter_name).applied(weight))
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -273,11 +255,10 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         if not names:
             return
         self._refuse_input_dependent(names)
-        before = self._before_merge or self._as_stored()
-        original = before.weight()
+        original = self.unmerged_weight()
         weight = original
         for name in [*self.merged_adapters, *names]:
-            weight = weight + self.get_delta_weight(name).to(weight.device)
+            weight = weight + self._delta_weight(name, lambda: original).to(weight.device)
         weight = weight.to(original.dtype)
         if safe_merge and not torch.isfinite(weight).all():
             raise ValueError(
@@ -285,8 +266,7 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
                 "broken: its parameters hold NaNs or infinities, or overflow the type of the base "
                 "weight. Nothing was merged."
             )
-        self._before_merge = before
-        self.set_base_weight(weight)
+        self.replace_weight(weight)
         self.merged_adapters.extend(names)
 
     def unmerge(self) -> None:
@@ -294,15 +274,7 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        assert self._before_merge is not None
-        if self._before_merge.packed:
-            base: Any = self.get_base_layer()
-            base.weight = self._before_merge.stored.to(base.weight.device)
-            base.quant_state = base.weight.quant_state
-        else:
-            merged = self._stored_weight()
-            self.set_base_weight(self._before_merge.stored.to(merged.device, merged.dtype))
-        self._before_merge = None
+        self.restore_weight()
         self.merged_adapters.clear()
 
     def _active_here(self) -> list[str]:
@@ -370,63 +342,10 @@ class GateraLayer(BaseTunerLayer):  # type: ignore[misc]
             return False
         return self.quantization_backend is None
 
-    def _oriented_weight(self) -> Tensor:
-        """The base weight as (out, in), with its graph where it is trained."""
-        quantized = self.quantization_backend is not None
-        weight: Tensor = self.get_base_weight() if quantized else self.get_base_layer().weight
-        return weight.t() if self.fan_in_fan_out else weight
-
-    def _unmerged_weight(self) -> Tensor:
-        """The base weight without any merged update, as (out, in)."""
-        before = self._before_merge
-        weight = self._stored_weight() if before is None else before.weight()
-        return weight.t() if self.fan_in_fan_out else weight
-
-    def _stored_weight(self) -> Tensor:
-        """The base weight in its own layout, dequantized, detached."""
-        _keep_readable(self.get_base_layer())
-        weight: Tensor = self.get_base_weight()
-        return weight
-
-    def _as_stored(self) -> BeforeMerge:
-        """What unmerging gives back, while nothing is merged."""
-        weight = getattr(self.get_base_layer(), "weight", None)
-        if not hasattr(weight, "quant_state"):
-            return BeforeMerge(self._stored_weight(), packed=False)
-        _keep_readable(self.get_base_layer())
-        return BeforeMerge(copy.copy(weight), packed=True)  # PEFT marks the one it replaces
-
-    def _base_bias(self) -> Tensor | None:
-        """The base layer's bias, if it has one."""
-        bias: Tensor | None = getattr(self.get_base_layer(), "bias", None)
-        return bias
-
-    def _parameter_device(self) -> torch.device | None:
-        """Meta where the base weight is, so that huge models are counted without drawing."""
-        weight = getattr(self.get_base_layer(), "weight", None)
-        return weight.device if weight is not None and weight.device.type == "meta" else None
-
     def _refuse_input_dependent(self, adapter_names: Sequence[str]) -> None:
         for name in adapter_names:
             if self.gate_depends_on_input(name):
                 raise InputError(unmergeable(name, self.gate[name]))
-
-    def _refuse_unreadable_weight(self, delta: str) -> None:
-        backend, base = self.quantization_backend, self.get_base_layer()
-        if backend is not None and not backend.supports_merge:
-            raise InputError(
-                f"delta={delta!r} reads the base weight, and {backend.backend_name} layers "
-                f"({type(base).__name__}) cannot give theirs back from its quantized form; use "
-                "delta='lora', or a model quantized with bitsandbytes, HQQ or torchao."
-            )
-        weight = getattr(base, "weight", None)
-        if hasattr(weight, "ds_id") or hasattr(weight, "device_mesh"):
-            raise InputError(
-                f"delta={delta!r} reads the base weight, and this one "
-                f"({type(base).__name__}) is partitioned over processes (DeepSpeed ZeRO-3 or "
-                "tensor parallelism), so no process holds it whole; use delta='lora', or a "
-                "strategy that gathers the weights of a layer, such as FSDP."
-            )
 
 
 def _value_of(gate: Gate, logit: Tensor, threshold: float) -> Gated:
@@ -436,22 +355,6 @@ def _value_of(gate: Gate, logit: Tensor, threshold: float) -> Gated:
         per_channel=gate.per_channel,
         threshold=threshold,
     )
-
-
-def _keep_readable(base_layer: Any) -> None:
-    """Keep bitsandbytes from packing a 4-bit weight for the CPU, which PEFT cannot unpack.
-
-    bitsandbytes 0.50 packs it in the first evaluation pass on a processor with AVX512-BF16;
-    dequantizing gives other values from then on, without an error. state_dict() unpacks it, but
-    leaves scales that were not packed themselves transposed, and in bfloat16.
-    """
-    if not getattr(base_layer, "support_avx512bf16_for_cpu", False):
-        return
-    base_layer.support_avx512bf16_for_cpu = False
-    base_layer.state_dict()
-    state = getattr(base_layer.weight, "quant_state", None)
-    if state is not None and state.absmax.dim() == 2:  # (blocks of a row, out)
-        state.absmax = state.absmax.t().reshape(-1).float()
 
 
 def unmergeable(adapter_name: str, gate: str) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from peft.utils.quantization_utils import quantization_extra_repr
@@ -11,26 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers.pytorch_utils import Conv1D
 
-from gatera.adapter.cache import products
-from gatera.adapter.functional import (
-    Weight,
-    folded_hadamard_linear,
-    folded_weight,
-    gated_hadamard_layer,
-    linear_dtype,
-    token_gated_hadamard_layer,
-)
+from gatera.adapter.config import GateraConfig
 from gatera.adapter.gates.base import Gate
+from gatera.adapter.kernels.cache import products
+from gatera.adapter.kernels.functional import Weight
 from gatera.adapter.layer import GateraLayer
-from gatera.adapter.low_rank import token_gated_low_rank
-from gatera.adapter.updates.base import Delta, Gated, Given, layer_scaled
+from gatera.adapter.updates.base import NO_GATE, Affine, Gated, Given, Parameters, UnreadGate
 from gatera.errors import InputError
-
-if TYPE_CHECKING:
-    from gatera.adapter.config import GateraConfig
-
-AffineGate = tuple[Gate, Tensor, Tensor]
-"""A gate whose logit is w·x + b, with w and b."""
 
 
 class GateraLinear(nn.Module, GateraLayer):
@@ -53,7 +40,7 @@ class GateraLinear(nn.Module, GateraLayer):
         quantization: dict[str, Any],
     ) -> None:
         super().__init__()
-        self._set_up(base_layer, name, fan_in_fan_out, quantization)
+        GateraLayer.__init__(self, base_layer, name, fan_in_fan_out, quantization)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config, r, alpha, inference_mode=config.inference_mode)
 
@@ -72,8 +59,10 @@ class GateraLinear(nn.Module, GateraLayer):
         if adapter_names is not None and not self.disable_adapters:
             return self._mixed_forward(x, adapter_names, *args, **kwargs)
         names = [] if self.disable_adapters or self.merged else self._active_here()
-        if len(names) == 1 and not args and not kwargs and self._runs_as_one(names[0]):
-            return self._joint_forward(names[0], x)
+        if len(names) == 1 and not args and not kwargs:
+            joined = self._with_base(names[0], x)
+            if joined is not None:
+                return joined
         result = self._base(x, *args, **kwargs)
         if not names:
             return result
@@ -131,15 +120,17 @@ class GateraLinear(nn.Module, GateraLayer):
             base: The base layer's output for x.
             rows: As in `_gated`.
         """
-        update = self.updates[adapter_name]
-        affine = None if rows is not None else self._gate_of_low_rank(adapter_name)
-        if affine is not None:
-            return result + self._token_gated_low_rank(adapter_name, affine, x)
+        update, parameters = self.updates[adapter_name], self._factors(adapter_name)
+        if update.joins_gate and rows is None and not self._drops(adapter_name):
+            gate = self._unread_gate(adapter_name, x)
+            if gate.soft and gate.affine is not None:
+                given = self._given(adapter_name, parameters, x, base)
+                return result + update.with_gate(given, parameters, gate)
         gated = self._gated(adapter_name, x, rows)
-        given = self._given(adapter_name, update, x, base)
+        given = self._given(adapter_name, parameters, x, base)
         if gated.threshold > 0.0 and update.costly and not torch.compiler.is_compiling():
             return self._with_open_tokens(adapter_name, result, given, gated)
-        return result + update.update(given, self._factors(adapter_name), gated)
+        return result + update.update(given, parameters, gated)
 
     def _with_open_tokens(
         self, adapter_name: str, result: Tensor, given: Given, gated: Gated
@@ -166,124 +157,89 @@ class GateraLinear(nn.Module, GateraLayer):
         flat = result.reshape(-1, result.shape[-1]).to(wide)
         return flat.index_add(0, tokens, opened.to(wide)).view(result.shape)
 
-    def _gate_of_low_rank(self, adapter_name: str) -> AffineGate | None:
-        """The gate whose arithmetic can join that of a LoRA update, which both read the same x."""
-        if not self.updates[adapter_name].joins_gate() or self._threshold(adapter_name) > 0.0:
+    def _with_base(self, adapter_name: str, x: Tensor) -> Tensor | None:
+        """Base layer and update together, or None where they are computed in parts."""
+        update = self.updates[adapter_name]
+        if not update.joins_base or self._drops(adapter_name) or not self._is_plain():
             return None
-        if self.training and isinstance(self.gatera_dropout[adapter_name], nn.Dropout):
+        bias: Any = self.base_layer.bias
+        parameters = self._factors(adapter_name)
+        given = self._given(adapter_name, parameters, x, None)
+        return update.with_base(given, bias, parameters, self._unread_gate(adapter_name, x))
+
+    def _is_plain(self) -> bool:
+        """Whether the base layer is its weight and bias: no hooks, no quantization, no adapter."""
+        base = self.base_layer
+        if type(base) not in (nn.Linear, Conv1D) or "forward" in base.__dict__:
+            return False
+        if base._forward_hooks or base._forward_pre_hooks or base._backward_hooks:
+            return False
+        return self.quantization_backend is None
+
+    def _drops(self, adapter_name: str) -> bool:
+        """Whether dropout gives the update an input of its own."""
+        return self.training and isinstance(self.gatera_dropout[adapter_name], nn.Dropout)
+
+    def _unread_gate(self, adapter_name: str, x: Tensor) -> UnreadGate:
+        gate = self.gate_of(adapter_name)
+        if gate is None:
+            return NO_GATE
+
+        def tell(logit: Tensor) -> None:
+            if self.recorder is not None:
+                self.recorder.record(self.name, adapter_name, gate, logit, None, 0.0)
+
+        return UnreadGate(
+            input_dependent=gate.input_dependent,
+            soft=not (gate.per_channel or self._threshold(adapter_name) > 0.0),
+            affine=self._affine(adapter_name, gate),
+            parameters=gate.parameters,
+            read=lambda: self._gated(adapter_name, x),
+            tell=tell,
+        )
+
+    def _affine(self, adapter_name: str, gate: Gate) -> Affine | None:
+        """What the gate computes, where it is the layer's own w·x + b, unhooked."""
+        affine = gate.affine()
+        if affine is None or adapter_name in self.shared_gates:
             return None
-        return self._affine_gate(adapter_name)
+        hooked = gate._forward_hooks or gate._forward_pre_hooks or gate._backward_hooks
+        return None if hooked or "forward" in gate.__dict__ else (*affine, gate.temperature)
 
-    def _token_gated_low_rank(self, adapter_name: str, affine: AffineGate, x: Tensor) -> Tensor:
-        gate, w, b = affine
-        A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
-        dtype = linear_dtype(x)
-        if self.cast_input_dtype_enabled and not torch.is_autocast_enabled(x.device.type):
-            dtype = A.dtype
-        scaling = self.scaling[adapter_name]
-        y, logit = token_gated_low_rank(x, A, B, w, b, gate.temperature, scaling, dtype)
-        if self.recorder is not None:
-            self.recorder.record(self.name, adapter_name, gate, logit, None, 0.0)
-        return y
+    def _given(self, adapter_name: str, p: Parameters, x: Tensor, base: Tensor | None) -> Given:
+        """What an update is computed from.
 
-    def _given(self, adapter_name: str, update: Delta, x: Tensor, base: Tensor) -> Given:
+        Args:
+            adapter_name: The adapter.
+            p: The parameters of its update.
+            x: The layer's input.
+            base: The base layer's output for x; None where it was not computed.
+        """
         W: Weight | None = None
-        if update.needs_weight:
+        if self.updates[adapter_name].needs_weight:
             packed = self.quantization_backend is not None
-            W = self._oriented_weight if packed else self._oriented_weight()
+            W = self.oriented_weight if packed else self.oriented_weight()
         dropout: Any = self.gatera_dropout[adapter_name]
         dropped = dropout(x)
 
         def base_without_bias() -> Tensor:
             if dropped is not x and isinstance(W, Tensor):
                 return F.linear(dropped, W.to(x.dtype))
-            y = base if dropped is x else self._base(dropped)
-            bias = self._base_bias()
+            y = self._base(dropped) if base is None or dropped is not x else base
+            bias = self.base_bias()
             return y if bias is None else y - bias
 
-        parameters = tuple(self._factors(adapter_name).values())
+        parameters = tuple(p.values())
         cast_to = parameters[0].dtype if self.cast_input_dtype_enabled else None
         if not isinstance(W, Tensor) or not self._evaluates():
             return Given(dropped, W, base_without_bias, None, cast_to)
 
-        def remember(key: str, build: Callable[[], Tensor]) -> Tensor:
-            return products.get(self, (adapter_name, key), (W, *parameters), build)
+        def remember(
+            key: str, build: Callable[[], Tensor], others: Iterable[Tensor] = ()
+        ) -> Tensor:
+            return products.get(self, (adapter_name, key), (W, *parameters, *others), build)
 
         return Given(dropped, W, base_without_bias, remember, cast_to)
-
-    def _runs_as_one(self, adapter_name: str) -> bool:
-        """Whether base layer and update can be computed together.
-
-        Not where the base layer is more than its weight and bias (hooks, quantization, another
-        adapter inside), nor where dropout gives the update an input of its own.
-        """
-        if not self.updates[adapter_name].joins_base() or self.quantization_backend is not None:
-            return False
-        gate = self.gate_of(adapter_name)
-        if gate is not None and (gate.per_channel or self._threshold(adapter_name) > 0.0):
-            return False
-        base = self.base_layer
-        if type(base) not in (nn.Linear, Conv1D) or "forward" in base.__dict__:
-            return False
-        if base._forward_hooks or base._forward_pre_hooks or base._backward_hooks:
-            return False
-        dropping = isinstance(self.gatera_dropout[adapter_name], nn.Dropout)
-        return not (self.training and dropping)
-
-    def _joint_forward(self, adapter_name: str, x: Tensor) -> Tensor:
-        """Base layer and update together."""
-        W = self._oriented_weight()
-        A, B = self.gatera_A[adapter_name], self.gatera_B[adapter_name]
-        bias: Any = self.base_layer.bias
-        affine = None if self._evaluates() else self._affine_gate(adapter_name)
-        if affine is not None:
-            gate, w, b = affine
-            y, logit = token_gated_hadamard_layer(x, W, bias, A, B, w, b, gate.temperature)
-            if self.recorder is not None:
-                self.recorder.record(self.name, adapter_name, gate, logit, None, 0.0)
-            return y
-        gated = self._gated(adapter_name, x)
-        dtype = linear_dtype(x)
-        # In low precision 1 + BA would round small updates away.
-        exact = A.dtype == W.dtype == dtype and dtype in (torch.float32, torch.float64)
-        if exact and not gated.input_dependent:
-            return self._folded_forward(adapter_name, x, W, bias, A, layer_scaled(B, gated))
-        if self._evaluates():
-            base = self._base(x)
-            given = self._given(adapter_name, self.updates[adapter_name], x, base)
-            return base + self.updates[adapter_name].update(
-                given, self._factors(adapter_name), gated
-            )
-        if gated.input_dependent:
-            return gated_hadamard_layer(x, W, bias, A, B, gated.logit)
-        return gated_hadamard_layer(x, W, bias, A, layer_scaled(B, gated), None)
-
-    def _affine_gate(self, adapter_name: str) -> AffineGate | None:
-        """The gate whose arithmetic can join the layer's: the layer's own w·x + b, unhooked."""
-        gate = self.gate_of(adapter_name)
-        affine = None if gate is None else gate.affine()
-        if gate is None or affine is None or adapter_name in self.shared_gates:
-            return None
-        hooked = gate._forward_hooks or gate._forward_pre_hooks or gate._backward_hooks
-        return None if hooked or "forward" in gate.__dict__ else (gate, *affine)
-
-    def _folded_forward(
-        self, adapter_name: str, x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor
-    ) -> Tensor:
-        """One product with W ⊙ (1 + BA); in evaluation that weight may be at hand."""
-        if not self._evaluates():
-            return folded_hadamard_linear(x, W, bias, A, B)
-        weight = products.get(
-            self,
-            (adapter_name, "folded"),
-            (W, A, self.gatera_B[adapter_name], *self._layer_gate_parameters(adapter_name)),
-            lambda: folded_weight(W, A, B),
-        )
-        return F.linear(x, weight, bias)
-
-    def _layer_gate_parameters(self, adapter_name: str) -> tuple[Tensor, ...]:
-        gate = self.gate_of(adapter_name)
-        return () if gate is None else tuple(gate.parameters())
 
     def train(self, mode: bool = True) -> GateraLinear:
         """Training changes the weights, so products kept for evaluation go."""

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_HIRA_TARGET_MODULES_MAPPING
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
@@ -18,18 +17,19 @@ from transformers.pytorch_utils import Conv1D
 
 from gatera.adapter.combining import combine
 from gatera.adapter.config import GateraConfig
+from gatera.adapter.finding import adapted_layers, encoder_modules, is_encoder_decoder
 from gatera.adapter.gates.base import Gate
-from gatera.adapter.layer import GateraLayer, unmergeable
-from gatera.adapter.linear import GateraLinear
-from gatera.adapter.loading import check_checkpoint
-from gatera.adapter.passes import forward_pass_of
-from gatera.adapter.sharing import (
+from gatera.adapter.gates.passes import forward_pass_of
+from gatera.adapter.gates.sharing import (
     SharedGate,
     block_input_of,
     block_of,
     input_features,
     stop_listening,
 )
+from gatera.adapter.layer import GateraLayer, unmergeable
+from gatera.adapter.linear import GateraLinear
+from gatera.adapter.loading import check_checkpoint
 from gatera.errors import InputError
 
 BASE = "__base__"  # in `adapter_names`: this example is for the base model
@@ -121,7 +121,7 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         if gate is None:
             return
-        layers = [(n, layer) for n, layer in self._layers() if adapter_name in layer.updates]
+        layers = [(n, layer) for n, layer in adapted_layers(self) if adapter_name in layer.updates]
         if config.gate_sharing != "module":
             _share_gates(model, layers, adapter_name, config)
         if gate.looks_back:
@@ -184,7 +184,7 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
     def _refuse_merge(self, adapter_names: list[str] | None) -> None:
         """Raise before any layer is touched, or a model could be left half merged."""
         uses = _weight_names(self.model)
-        for module_name, layer in self._layers():
+        for module_name, layer in adapted_layers(self):
             for name in layer.active_adapters if adapter_names is None else adapter_names:
                 if name not in layer.updates:
                     continue
@@ -198,11 +198,6 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
                         "use too. Load the base model with tie_word_embeddings=False and give the "
                         "output layer a copy of the embeddings, or keep the adapter unmerged."
                     )
-
-    def _layers(self) -> Iterator[tuple[str, GateraLayer]]:
-        for name, module in self.model.named_modules():
-            if isinstance(module, GateraLayer):
-                yield name, module
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -241,7 +236,7 @@ class GateraModel(BaseTuner):  # type: ignore[misc]
                 f"adapter_names is a {type(adapter_names).__name__}; give a list with one adapter "
                 "name for each example."
             )
-        known = {name for _, layer in self._layers() for name in layer.updates}
+        known = {name for _, layer in adapted_layers(self) for name in layer.updates}
         unknown = sorted({name for name in adapter_names if name != BASE} - known)
         if unknown:
             raise InputError(
@@ -285,33 +280,6 @@ def _share_gates(
         layer.shared_gates[adapter_name] = SharedGate(
             block_input_of(block, block_name), owners[scope]
         )
-
-
-def base_model(model: nn.Module) -> nn.Module:
-    """The model that the adapters were put into, whatever it is wrapped in."""
-    if isinstance(model, PeftModel):
-        model = model.base_model
-    inner: nn.Module = model.model if isinstance(model, BaseTuner) else model
-    return inner
-
-
-def is_encoder_decoder(model: nn.Module) -> bool:
-    """Whether the layers of a model see two sequences."""
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-
-
-def encoder_modules(model: nn.Module) -> set[int]:
-    """The identities of the modules in the encoder of an encoder-decoder; none in other models."""
-    if not is_encoder_decoder(model):
-        return set()
-    whole: Any = model
-    return {id(module) for module in whole.get_encoder().modules()}
-
-
-def adapted_layers(model: nn.Module) -> list[tuple[str, GateraLayer]]:
-    """Every adapted layer, with its name in the base model."""
-    modules = base_model(model).named_modules()
-    return [(name, module) for name, module in modules if isinstance(module, GateraLayer)]
 
 
 def _weight_names(model: nn.Module) -> dict[int, list[str]]:

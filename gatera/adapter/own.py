@@ -6,9 +6,10 @@ any: its configuration may name a file, and is refused until that file was loade
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from gatera.errors import InputError
 Kind = TypeVar("Kind")
 
 _loaded: dict[str, type] = {}
+_sources: dict[str, str] = {}  # the sha256, in hex, of what was run for each
 
 
 def is_path(name: str) -> bool:
@@ -44,14 +46,18 @@ def load_own_delta(name: str) -> type[Delta]:
     return _load(name, Delta)
 
 
+def _file_of(name: str) -> Path:
+    return Path(name.rpartition(":")[0]).absolute()
+
+
 def _load(name: str, base: type[Kind]) -> type[Kind]:
-    file, _, class_name = name.rpartition(":")
-    path = Path(file).absolute()
+    path, class_name = _file_of(name), name.rpartition(":")[2]
     if not path.is_file():
         raise InputError(
             f"{name!r} names the file {path}, which does not exist; give path/to/file.py:ClassName."
         )
     module_name = f"gatera_own_{path.stem}"
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -64,8 +70,30 @@ def _load(name: str, base: type[Kind]) -> type[Kind]:
             f"{path} has no class {class_name!r} that derives from gatera's {base.__name__}; "
             f"write class {class_name}({base.__name__}) in it, or correct the name."
         )
-    _loaded[name] = found
+    _loaded[name], _sources[name] = found, sha256
     return found
+
+
+def sources_of(names: Iterable[str], saved: Mapping[str, str]) -> dict[str, str]:
+    """Return the hash of the source of each name that stands for code of a user's own.
+
+    Args:
+        names: Of gates and updates, all of them known.
+        saved: The hashes that an adapter was saved with; without one, nothing is compared.
+
+    Raises:
+        InputError: the code that was loaded is not the one that the adapter was saved with.
+    """
+    sources = {name: _sources[name] for name in names if name in _sources}
+    for name, sha256 in sources.items():
+        if saved.get(name, sha256) != sha256:
+            raise InputError(
+                f"{name!r} is not the code that this adapter was saved with: {_file_of(name)} has "
+                f"the sha256 {sha256[:12]}…, and had {saved[name][:12]}…. Bring that version of "
+                "the file back and load it again; or, if the change does no harm, take the entry "
+                "out of 'sources' in adapter_config.json."
+            )
+    return sources
 
 
 def look_up(field: str, name: str, known: Mapping[str, Kind]) -> Kind:

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from gatera.adapter.model import adapted_layers
+from gatera.adapter.finding import adapted_layers
 from gatera.errors import InputError
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+collect_ignore = [] if "GATERA_PEFT_TESTS" in os.environ else ["test_adapter_in_peft.py"]
 
 
 @pytest.fixture(autouse=True)

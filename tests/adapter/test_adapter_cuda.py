@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import LlamaForCausalLM
 
 from gatera import GateraConfig, record_gates
-from gatera.adapter import fused
-from gatera.adapter.blocks import hadamard_product
-from gatera.adapter.cache import products
+from gatera.adapter.kernels import fused
+from gatera.adapter.kernels.blocks import hadamard_product
+from gatera.adapter.kernels.cache import products
 
 pytestmark = pytest.mark.gpu
 
@@ -171,6 +171,36 @@ def test_merging_and_unmerging_restore_the_weight(llama: MakeLlama) -> None:
     assert torch.equal(weight, before)
 
 
+@pytest.mark.parametrize("delta", ["hira", "lora"])
+def test_a_merged_layer_holds_its_weight_once_on_the_device(delta: str) -> None:
+    size = 1024
+    torch.manual_seed(2)
+    base = nn.Sequential(nn.Linear(size, size, bias=False)).to("cuda", torch.bfloat16)
+    config = GateraConfig(r=2, gate="static", delta=delta, init_weights=False, target_modules=["0"])
+    model = get_peft_model(base, config)
+    model.add_adapter("other", config)
+    layer = model.base_model.model[0]
+    original = layer.get_base_layer().weight.detach().clone()
+    held = torch.cuda.memory_allocated()
+    model.merge_adapter()
+    model.merge_adapter(adapter_names=["other"])
+    assert torch.cuda.memory_allocated() < held + size * size
+    both = layer.get_base_layer().weight
+    expected = original.float()
+    for name in ("default", "other"):
+        expected = expected + layer.get_delta_weight(name).float()
+    torch.testing.assert_close(both.float(), expected, rtol=0.02, atol=0.02)
+
+    model.to("cpu")
+    model.unmerge_adapter()
+    assert layer.get_base_layer().weight.device.type == "cpu"
+    assert torch.equal(layer.get_base_layer().weight, original.cpu())
+    model.to("cuda")
+    model.merge_adapter()
+    model.unmerge_adapter()
+    assert torch.equal(layer.get_base_layer().weight, original)
+
+
 def test_a_product_kept_for_evaluation_goes_when_a_factor_changes(llama: MakeLlama) -> None:
     model = adapted(llama, "token", "hira").to("cuda", torch.float32).eval()
     layer = model.base_model.model.model.layers[0].mlp.up_proj
@@ -273,7 +303,7 @@ def test_a_compiler_that_fails_is_told_once_and_done_without(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """For the types that it fails for: others compile."""
-    from gatera.adapter.fused_kernel import launch
+    from gatera.adapter.kernels.fused_kernel import launch
 
     def broken(W: Tensor, *others: Any) -> None:
         if W.dtype == torch.bfloat16:
@@ -283,7 +313,7 @@ def test_a_compiler_that_fails_is_told_once_and_done_without(
     W, A, B = factors()
     narrow = [t.bfloat16() for t in (W, A, B)]
     fused._launcher.cache_clear()
-    monkeypatch.setattr("gatera.adapter.fused_kernel.launch", broken)
+    monkeypatch.setattr("gatera.adapter.kernels.fused_kernel.launch", broken)
     with caplog.at_level(logging.WARNING):
         found = [hadamard_product(*narrow, torch.bfloat16) for _ in range(3)]
         assert fused.hadamard(W, A, B, torch.float32, 0.0) is not None

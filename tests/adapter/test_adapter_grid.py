@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from gatera import GateraConfig, record_gates
+from gatera.adapter.finding import adapted_layers
 from gatera.adapter.layer import GateraLayer
-from gatera.adapter.model import adapted_layers
 
 GATES = ("token", "static", "none", "mlp", "attention", "channel")
 DELTAS = ("hira", "lora", "dora", "mora", "hilora")

@@ -270,6 +270,17 @@ def test_token_gates_refuse_to_merge_before_anything_is_touched(delta: str) -> N
     assert type(model.unload()[2]) is nn.Linear
 
 
+def test_merging_on_the_cpu_copies_the_weight_into_the_merged_one_alone() -> None:
+    model = adapted(gate="static")
+    weight = layer(model).get_base_layer().weight
+    before, place = weight.detach().clone(), weight.data_ptr()
+    model.merge_adapter()
+    assert weight.data_ptr() != place
+    model.unmerge_adapter()
+    assert weight.data_ptr() == place
+    assert torch.equal(weight, before)
+
+
 def test_safe_merge_refuses_nans_and_leaves_the_weight() -> None:
     model = adapted(gate="none")
     with torch.no_grad():
@@ -459,7 +470,7 @@ def test_unreadable_quantized_weights_are_refused_for_hira(
     from peft.utils.quantization_utils import ForwardOnlyQuantizationBackend
 
     monkeypatch.setattr(
-        "gatera.adapter.layer.resolve_quantization_backend",
+        "gatera.adapter.base_weight.resolve_quantization_backend",
         lambda base, **_: ForwardOnlyQuantizationBackend("gptq"),
     )
     net = nn.Sequential(_Quantized(IN, OUT))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -253,6 +255,38 @@ def test_loading_a_checkpoint_never_runs_code(own: str, tmp_path: Path) -> None:
     assert (tmp_path / "mark").exists()
     loaded = PeftModel.from_pretrained(stack(), tmp_path / "saved").eval()
     torch.testing.assert_close(loaded(x()), adapted(gate=gate)(x()))
+
+
+def test_changed_code_is_told_from_the_code_that_an_adapter_was_saved_with(
+    own: str, tmp_path: Path
+) -> None:
+    gate, saved = f"{own}:Ramp", tmp_path / "saved"
+    load_own_gate(gate)
+    model = adapted(gate=gate)
+    model.save_pretrained(saved)
+    written = json.loads((saved / "adapter_config.json").read_text())
+    assert written["sources"] == {gate: hashlib.sha256(Path(own).read_bytes()).hexdigest()}
+
+    Path(own).write_text(Path(own).read_text() + "\n# changed\n")
+    PeftModel.from_pretrained(stack(), saved)  # what was run before is what was saved
+    load_own_gate(gate)
+    with pytest.raises(
+        InputError, match=rf"is not the code .*saved with: {re.escape(own)} has the sha256"
+    ):
+        PeftModel.from_pretrained(stack(), saved)
+    assert GateraConfig(gate=gate).sources != written["sources"]
+
+    for sources in ({"sources": {}}, {}):  # taken out; of a release that wrote none
+        without = {name: value for name, value in written.items() if name != "sources"}
+        (saved / "adapter_config.json").write_text(json.dumps({**without, **sources}))
+        loaded = PeftModel.from_pretrained(stack(), saved).eval()
+        torch.testing.assert_close(loaded(x()), model(x()))
+
+
+def test_what_ships_has_no_source_of_its_own(own: str) -> None:
+    assert GateraConfig().sources == {}
+    load_own_delta(f"{own}:Diagonal")
+    assert set(GateraConfig(delta=f"{own}:Diagonal").sources) == {f"{own}:Diagonal"}
 
 
 def test_what_is_no_gate_is_refused(own: str) -> None:

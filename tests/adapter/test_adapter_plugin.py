@@ -142,9 +142,16 @@ def test_model_card_says_what_to_import_once(llama: MakeLlama, tmp_path: Path) -
     assert saved["peft_type"] == "GATERA"
 
 
-def test_a_foreign_readme_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("# My project\n")
+@pytest.mark.parametrize("above", ["# My project\n", "---\nlibrary_name: peft\n---\n"])
+def test_a_readme_above_the_adapters_folder_is_left_alone(tmp_path: Path, above: str) -> None:
+    (tmp_path / "README.md").write_text(above)
     GateraConfig(target_modules=["q"]).save_pretrained(str(tmp_path / "adapter"))
+    assert (tmp_path / "README.md").read_text() == above
+
+
+def test_a_readme_beside_the_adapter_that_peft_did_not_write_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# My project\n")
+    GateraConfig(target_modules=["q"]).save_pretrained(str(tmp_path))
     assert (tmp_path / "README.md").read_text() == "# My project\n"
 
 

@@ -64,7 +64,7 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     def resolve(layer: nn.Module, **_: Any) -> QuantizationBackend | None:
         return PackedBackend() if isinstance(layer, PackedLinear) else None
 
-    for module in ("layer", "model"):
+    for module in ("base_weight", "model"):
         monkeypatch.setattr(f"gatera.adapter.{module}.resolve_quantization_backend", resolve)
     torch.manual_seed(2)
     return nn.Sequential(PackedLinear(nn.Linear(IN, OUT)))

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gatera.adapter.functional import wide_linear, without_autocast
 from gatera.adapter.gates.base import Gate, GateShape
-from gatera.adapter.passes import Preceding
+from gatera.adapter.gates.passes import Preceding
+from gatera.adapter.kernels.functional import wide_linear, without_autocast
 
 
 class AttentionGate(Gate):

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gatera.adapter.passes import Preceding
+from gatera.adapter.gates.passes import Preceding
 
 GeneratorFor = Callable[[str], torch.Generator | None]
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gatera.adapter.functional import wide_linear
 from gatera.adapter.gates.base import Gate, GateShape
-from gatera.adapter.passes import Preceding
+from gatera.adapter.gates.passes import Preceding
+from gatera.adapter.kernels.functional import wide_linear
 
 
 class MlpGate(Gate):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gatera.adapter.gates.base import Gate, GateShape
-from gatera.adapter.passes import Preceding
+from gatera.adapter.gates.passes import Preceding
 
 
 class StaticGate(Gate):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gatera.adapter.functional import wide_linear
 from gatera.adapter.gates.base import Gate, GateShape
-from gatera.adapter.passes import Preceding
+from gatera.adapter.gates.passes import Preceding
+from gatera.adapter.kernels.functional import wide_linear
 
 
 class TokenGate(Gate):

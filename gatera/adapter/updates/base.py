@@ -9,20 +9,31 @@ names.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from gatera.adapter.blocks import as_rows
-from gatera.adapter.functional import Weight
+from gatera.adapter.kernels.blocks import as_rows
+from gatera.adapter.kernels.functional import Weight
+from gatera.settings import GateraFields
 
 Parameters = Mapping[str, Tensor]
 Shape = tuple[int, ...]
 GeneratorFor = Callable[[str], torch.Generator | None]
-Remember = Callable[[str, Callable[[], Tensor]], Tensor]
+Affine = tuple[Tensor, Tensor, float]
+"""w, (1, in), b, (1,), and the temperature of a gate whose logit is (w·x + b) / temperature."""
+
+
+class Remember(Protocol):
+    """Gives what was made from W and the update's parameters before, or makes it."""
+
+    def __call__(
+        self, key: str, build: Callable[[], Tensor], others: Iterable[Tensor] = ()
+    ) -> Tensor:
+        """Return what `build` returns; `others` are what it reads beside those parameters."""
 
 
 class Gated:
@@ -76,6 +87,37 @@ class Gated:
 
 
 @dataclass(frozen=True)
+class UnreadGate:
+    """The gate that an update is put behind, before it has read its input.
+
+    Attributes:
+        input_dependent: Whether its value differs from token to token.
+        soft: Whether it is one value a token, or a layer, that no threshold closes; so is none.
+        affine: What it computes, where it is the layer's own and computes nothing else.
+        parameters: Gives its parameters.
+        read: Evaluates it.
+        tell: Takes its logit, (..., 1), from an update that computed it in the gate's place.
+    """
+
+    input_dependent: bool
+    soft: bool
+    affine: Affine | None
+    parameters: Callable[[], Iterable[Tensor]]
+    read: Callable[[], Gated]
+    tell: Callable[[Tensor], None]
+
+
+NO_GATE = UnreadGate(
+    input_dependent=False,
+    soft=True,
+    affine=None,
+    parameters=tuple,
+    read=lambda: Gated(None, input_dependent=False),
+    tell=lambda logit: None,
+)
+
+
+@dataclass(frozen=True)
 class Given:
     """What an update is computed from.
 
@@ -83,8 +125,7 @@ class Given:
         x: The input, (..., in), after dropout, in the type that the layer got.
         W: The frozen weight, (out, in), or what unpacks it; None where the update does not need it.
         base: Gives W x without the bias, (..., out).
-        remember: In evaluation, gives what was made from the parameters before, or makes it;
-            None in training.
+        remember: Keeps products in evaluation; None in training.
         cast_to: The type that the input of a low-rank product is cast to; None leaves it.
     """
 
@@ -114,17 +155,36 @@ class Given:
 
 @dataclass(frozen=True)
 class Delta:
-    """What all updates share; an update of one's own derives from it and is named by path."""
+    """What all updates share; an update of one's own derives from it and is named by path.
+
+    `update` computes it. Where a class can do so together with the base layer or with the gate, it
+    says how in `with_base` or `with_gate`: other ways to the same numbers, which a class that
+    derives from it and has another `update` does not inherit.
+    """
 
     scaled: ClassVar[bool] = True  # by alpha/r; multiplicative updates have no scale
     needs_weight: ClassVar[bool] = False  # reads W in the forward pass
     costly: ClassVar[bool] = False  # as costly as the base layer: skipping tokens pays
+    adds_up: ClassVar[bool] = False  # linear in BA: a sum of such updates is one of higher rank
+    joins_base: ClassVar[bool] = False  # has a `with_base`; found out for each class
+    joins_gate: ClassVar[bool] = False  # has a `with_gate`; found out for each class
 
     in_features: int
     out_features: int
     r: int
     scaling: float
-    mora_type: str = "rotate"
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.joins_base = _has_route(cls, "with_base")
+        cls.joins_gate = _has_route(cls, "with_gate")
+
+    @classmethod
+    def configured(
+        cls, in_features: int, out_features: int, r: int, scaling: float, config: GateraFields
+    ) -> Self:
+        """Make the update of one layer; one with settings of its own reads them in `config`."""
+        return cls(in_features, out_features, r, scaling)
 
     def shapes(self) -> dict[str, Shape]:
         """Return the parameters, by their short names, and their shapes."""
@@ -144,21 +204,36 @@ class Delta:
             else:
                 fill_uniform(parameter, generator_for(name))
 
-    def joins_base(self) -> bool:
-        """Whether Δ is (W ⊙ (BA)) x and nothing else, so that it can be computed with W x."""
-        return False
-
-    def joins_gate(self) -> bool:
-        """Whether Δ is alpha/r · BA x and nothing else, so that it can be computed with w·x + b."""
-        return False
-
     def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
         """Return g · Δ(x), (..., out)."""
+        raise NotImplementedError
+
+    def with_base(
+        self, given: Given, bias: Tensor | None, p: Parameters, gate: UnreadGate
+    ) -> Tensor | None:
+        """Return W x + bias + g · Δ(x), (..., out), or None where it is better done in parts.
+
+        Called where the base layer is nothing but W and its bias, and the update reads what it
+        reads.
+        """
+        return None
+
+    def with_gate(self, given: Given, p: Parameters, gate: UnreadGate) -> Tensor:
+        """Return g · Δ(x), (..., out), and tell the gate's logit.
+
+        Called where the gate is soft and affine, and the update reads what it reads.
+        """
         raise NotImplementedError
 
     def weight(self, W: Tensor | None, p: Parameters) -> Tensor:
         """Return the weight that Δ adds to W, (out, in), for a gate of 1."""
         raise NotImplementedError
+
+
+def _has_route(cls: type[Delta], route: str) -> bool:
+    """Whether a class has a route that computes what its own `update` does."""
+    owner: type[Delta] = next(base for base in cls.__mro__ if route in vars(base))
+    return owner is not Delta and owner.update is cls.update
 
 
 def layer_scaled(B: Tensor, gate: Gated) -> Tensor:

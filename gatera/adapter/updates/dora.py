@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from gatera.adapter.functional import without_autocast
+from gatera.adapter.kernels.functional import without_autocast
 from gatera.adapter.updates.base import Delta, Gated, GeneratorFor, Given, Parameters, Shape
 
 

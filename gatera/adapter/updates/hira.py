@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
-from gatera.adapter.functional import (
+from gatera.adapter.kernels.blocks import hadamard_product
+from gatera.adapter.kernels.functional import linear_dtype, without_autocast
+from gatera.adapter.kernels.hadamard import (
+    folded_hadamard_linear,
+    folded_weight,
+    gated_hadamard_layer,
     gated_linear,
     hadamard_linear,
-    hadamard_product,
-    linear_dtype,
-    without_autocast,
+    token_gated_hadamard_layer,
 )
-from gatera.adapter.updates.base import Delta, Gated, Given, Parameters, layer_scaled
+from gatera.adapter.updates.base import (
+    Delta,
+    Gated,
+    Given,
+    Parameters,
+    UnreadGate,
+    layer_scaled,
+)
 
 
 class Hira(Delta):
@@ -24,14 +35,34 @@ class Hira(Delta):
     scaled = False
     needs_weight = True
     costly = True
-
-    def joins_base(self) -> bool:
-        """Whether this is the class itself: one that derives from it may compute something else."""
-        return type(self) is Hira
+    adds_up = True
 
     def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
         """Return g · (W ⊙ (BA)) x; a gate of the layer goes into B, where it costs nothing."""
         return hadamard_update(given, p["A"], p["B"], gate)
+
+    def with_base(
+        self, given: Given, bias: Tensor | None, p: Parameters, gate: UnreadGate
+    ) -> Tensor | None:
+        """Return W x + bias + g · (W ⊙ (BA)) x, the sums done inside the products."""
+        if not gate.soft:
+            return None
+        x, W, A, B = given.x, given.weight(), p["A"], p["B"]
+        if given.remember is None and gate.affine is not None:
+            y, logit = token_gated_hadamard_layer(x, W, bias, A, B, *gate.affine)
+            gate.tell(logit)
+            return y
+        dtype = linear_dtype(x)
+        # In low precision 1 + BA would round small updates away.
+        exact = A.dtype == W.dtype == dtype and dtype in (torch.float32, torch.float64)
+        if exact and not gate.input_dependent:
+            return _folded(given, bias, A, B, gate)
+        if given.remember is not None:
+            return None
+        gated = gate.read()
+        if gated.input_dependent:
+            return gated_hadamard_layer(x, W, bias, A, B, gated.logit)
+        return gated_hadamard_layer(x, W, bias, A, layer_scaled(B, gated), None)
 
     def weight(self, W: Tensor | None, p: Parameters) -> Tensor:
         """Return W ⊙ (BA), float32 or better."""
@@ -59,6 +90,15 @@ def hadamard_update(given: Given, A: Tensor, B: Tensor, gate: Gated) -> Tensor:
     if gate.input_dependent:
         return gate.applied(hadamard_linear(x, W, A, B, None))
     return hadamard_linear(x, W, A, layer_scaled(B, gate), None)
+
+
+def _folded(given: Given, bias: Tensor | None, A: Tensor, B: Tensor, gate: UnreadGate) -> Tensor:
+    """One product with W ⊙ (1 + g · BA); in evaluation that weight may be at hand."""
+    W, B = given.weight(), layer_scaled(B, gate.read())
+    if given.remember is None:
+        return folded_hadamard_linear(given.x, W, bias, A, B)
+    weight = given.remember("folded", lambda: folded_weight(W, A, B), gate.parameters())
+    return F.linear(given.x, weight, bias)
 
 
 def hadamard_weight(W: Tensor, A: Tensor, B: Tensor) -> Tensor:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from gatera.adapter.updates.base import Delta, Gated, Given, Parameters
+from gatera.adapter.kernels.functional import linear_dtype
+from gatera.adapter.kernels.low_rank import token_gated_low_rank
+from gatera.adapter.updates.base import Delta, Gated, Given, Parameters, UnreadGate
 
 
 class Lora(Delta):
@@ -15,13 +17,21 @@ class Lora(Delta):
     Source: LoRA, arXiv:2106.09685; alpha/sqrt(r) is rank-stabilized LoRA, arXiv:2312.03732.
     """
 
-    def joins_gate(self) -> bool:
-        """Whether this is the class itself: one that derives from it may compute something else."""
-        return type(self) is Lora
+    adds_up = True
 
     def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
         """Return g · alpha/r · BA x, a gate of the token applied where the update is r wide."""
         return low_rank_update(given.cast_x(), p["A"], p["B"], self.scaling, gate)
+
+    def with_gate(self, given: Given, p: Parameters, gate: UnreadGate) -> Tensor:
+        """Return g · alpha/r · BA x, w·x and A x from one product."""
+        assert gate.affine is not None
+        x, dtype = given.x, linear_dtype(given.x)
+        if given.cast_to is not None and not torch.is_autocast_enabled(x.device.type):
+            dtype = given.cast_to
+        y, logit = token_gated_low_rank(x, p["A"], p["B"], *gate.affine, self.scaling, dtype)
+        gate.tell(logit)
+        return y
 
     def weight(self, W: Tensor | None, p: Parameters) -> Tensor:
         """Return alpha/r · BA."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,8 +19,10 @@ from gatera.adapter.updates.base import (
     Shape,
     fill_uniform,
 )
+from gatera.settings import GateraFields
 
 
+@dataclass(frozen=True)
 class Mora(Delta):
     """Δ(x) = decompress(M compress(x)), with one square matrix M in place of B and A.
 
@@ -31,6 +35,15 @@ class Mora(Delta):
     Source: MoRA, arXiv:2405.12130; the filling up and the repetition from kongds/MoRA,
     commit d0528b4, types 1 and 6.
     """
+
+    mora_type: str = "rotate"
+
+    @classmethod
+    def configured(
+        cls, in_features: int, out_features: int, r: int, scaling: float, config: GateraFields
+    ) -> Self:
+        """Make the update of one layer."""
+        return cls(in_features, out_features, r, scaling, config.mora_type)
 
     def side(self) -> int:
         """Return n."""

@@ -350,6 +350,7 @@ def test_all_that_a_run_imports_counts_or_is_known_not_to() -> None:
     not_chosen = {
         *("gatera.tasks.commonsense", "gatera.tasks.hub_data", "gatera.tasks.held_out"),
         *(f"gatera.adapter.updates.{name}" for name in ("lora", "dora", "mora", "hilora")),
+        "gatera.adapter.kernels.low_rank",  # of lora alone
         *(f"gatera.adapter.gates.{name}" for name in ("static", "mlp", "attention", "channel")),
     }
     assert loaded - counted - empty == (loaded & set(WITHOUT_SAY)) | not_chosen

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from gatera.adapter.passes import ForwardPass, preceding_at
+from gatera.adapter.gates.passes import ForwardPass, preceding_at
 from gatera.errors import InputError
-
-if TYPE_CHECKING:
-    from gatera.adapter.layer import GateraLayer
 
 _CHECKPOINTING = "_gradient_checkpointing_func"  # where transformers keeps that function
 
@@ -120,10 +117,16 @@ class _Checkpointing:
         return self.function(again, *args, **kwargs)
 
 
+class GateOwner(Protocol):
+    """A layer that a shared gate lies on."""
+
+    gatera_gate: nn.ModuleDict  # by the adapter's name
+
+
 class SharedGate:
     """A layer's part in a shared gate."""
 
-    def __init__(self, block: BlockInput, owner: GateraLayer) -> None:
+    def __init__(self, block: BlockInput, owner: GateOwner) -> None:
         self.block = block
         self.owner = owner
 

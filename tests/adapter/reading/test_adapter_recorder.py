@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from gatera import GateraConfig, GateStatistics, record_gates
-from gatera.adapter.functional import binary_entropy
+from gatera.adapter.kernels.functional import binary_entropy
 from gatera.errors import InputError
 
 MakeLlama = Callable[[], LlamaForCausalLM]

@@ -1,4 +1,4 @@
-"""The adapter's arithmetic against float64 loops written from the equations."""
+"""The Hadamard layer's arithmetic against float64 loops written from the equations."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gatera.adapter import blocks
-from gatera.adapter.functional import (
-    binary_entropy,
+from gatera.adapter.kernels import blocks
+from gatera.adapter.kernels.functional import linear_dtype, wide_linear
+from gatera.adapter.kernels.hadamard import (
     folded_hadamard_linear,
     gated_hadamard_layer,
     hadamard_linear,
-    linear_dtype,
     token_gated_hadamard_layer,
-    wide_linear,
 )
 
 IN, OUT, R = 7, 5, 3
@@ -132,33 +130,6 @@ def test_second_derivatives_are_right() -> None:
     assert torch.autograd.gradgradcheck(hadamard_linear, inputs)
 
 
-def test_a_gates_logit_is_computed_in_float32_from_bfloat16_input() -> None:
-    v = random_inputs(2, 3)
-    x = v["x"].bfloat16().requires_grad_()
-    w, b = v["w"].float().requires_grad_(), v["b"].float().requires_grad_()
-    logit = wide_linear(x, w, b)
-    assert logit.dtype == torch.float32
-    expected = x.detach().double() @ w.detach().double().t() + b.detach().double()
-    torch.testing.assert_close(logit.double(), expected, rtol=1e-5, atol=1e-5)
-
-    logit.sum().backward()
-    assert x.grad is not None
-    assert x.grad.dtype == torch.bfloat16
-    torch.testing.assert_close(x.grad, w.detach().bfloat16().expand_as(x))
-    assert w.grad is not None
-    assert b.grad is not None
-    torch.testing.assert_close(w.grad, x.detach().float().sum((0, 1))[None], rtol=1e-5, atol=1e-5)
-    assert float(b.grad) == 6.0
-
-
-def test_a_gates_logit_stays_float32_under_autocast() -> None:
-    v = random_inputs(2, 3)
-    x, w, b = v["x"].float(), v["w"].float(), v["b"].float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logit = wide_linear(x, w, b)
-    torch.testing.assert_close(logit, x @ w.t() + b)
-
-
 def test_hadamard_linear_follows_autocast_as_a_linear_layer_does() -> None:
     v = random_inputs(2, 3)
     inputs = [v[name].float().requires_grad_() for name in ("x", "W", "A", "B", "logit")]
@@ -201,30 +172,6 @@ def test_nothing_of_the_size_of_the_weight_is_kept_for_backward() -> None:
     within = [*folded, v["w"], v["b"]]
     tokens = 2 * 3  # the logit's size, which is an output anyway
     assert saved_elements(lambda *t: token_gated_hadamard_layer(*t, 1.0)[0], *within) == tokens
-
-
-def test_entropy_matches_the_equation_and_its_limits() -> None:
-    logits = torch.linspace(-6, 6, 25, dtype=torch.float64)
-    expected = []
-    for z in logits.tolist():
-        g = sigmoid(z)
-        expected.append(-(g * math.log(g) + (1 - g) * math.log(1 - g)))
-    torch.testing.assert_close(binary_entropy(logits), torch.tensor(expected, dtype=torch.float64))
-    assert binary_entropy(torch.tensor(0.0)).item() == pytest.approx(math.log(2), abs=1e-7)
-    for extreme in (-1e4, -100.0, 100.0, 1e4):
-        z = torch.tensor(extreme, requires_grad=True)
-        entropy = binary_entropy(z)
-        entropy.backward()
-        assert entropy.item() == pytest.approx(0.0, abs=1e-30)
-        assert z.grad is not None
-        assert z.grad.item() == pytest.approx(0.0, abs=1e-30)
-
-
-def test_entropy_has_no_gradient_at_one_half() -> None:
-    z = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    binary_entropy(z).sum().backward()
-    assert z.grad is not None
-    torch.testing.assert_close(z.grad, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-15)
 
 
 @settings(max_examples=60, deadline=None)

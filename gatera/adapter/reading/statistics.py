@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gatera.adapter.functional import binary_entropy
+from gatera.adapter.kernels.functional import binary_entropy
 
 LOW, HIGH = 0.1, 0.9
 STATISTICS = ("mean", f"share_below_{LOW}", f"share_above_{HIGH}", "entropy")

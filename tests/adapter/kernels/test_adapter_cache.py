@@ -13,10 +13,11 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from gatera import GateraConfig
-from gatera.adapter import cache as cache_module
-from gatera.adapter import functional, limit_kept_products
+from gatera.adapter import limit_kept_products
 from gatera.adapter import linear as linear_module
-from gatera.adapter.cache import ProductCache
+from gatera.adapter.kernels import cache as cache_module
+from gatera.adapter.kernels import hadamard
+from gatera.adapter.kernels.cache import ProductCache
 from gatera.adapter.updates import hira
 from gatera.errors import InputError
 
@@ -36,8 +37,8 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> ProductCache:
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One entry for each product that is built."""
     calls: list[str] = []
-    for name, user in (("hadamard_product", hira), ("folded_weight", linear_module)):
-        original = getattr(functional, name)
+    for name, user in (("hadamard_product", hira), ("folded_weight", hira)):
+        original = getattr(hadamard, name)
 
         def counted(*args: Tensor, name: str = name, original: Callable[..., Tensor] = original):
             calls.append(name)

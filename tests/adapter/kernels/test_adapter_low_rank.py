@@ -12,8 +12,8 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from gatera import GateraConfig, record_gates
-from gatera.adapter import linear as linear_module
-from gatera.adapter.low_rank import token_gated_low_rank
+from gatera.adapter.kernels.low_rank import token_gated_low_rank
+from gatera.adapter.updates import lora
 
 BATCH, TOKENS, IN, OUT, RANK = 2, 3, 5, 7, 2
 TEMPERATURE, SCALING = 0.7, 1.5
@@ -147,7 +147,7 @@ def test_the_products_run_in_the_type_that_lora_would_use(
         updates.append(y)
         return y, logit
 
-    monkeypatch.setattr(linear_module, "token_gated_low_rank", noted)
+    monkeypatch.setattr(lora, "token_gated_low_rank", noted)
     model = adapted()
     layer = model.base_model.model[0]
     layer.base_layer.to(given)

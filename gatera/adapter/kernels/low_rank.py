@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from gatera.adapter.blocks import as_rows, logit_dtype, logit_gradient, wide_product
-from gatera.adapter.functional import differentiable_gradients, without_autocast
+from gatera.adapter.kernels.blocks import as_rows, logit_dtype, logit_gradient, wide_product
+from gatera.adapter.kernels.functional import differentiable_gradients, without_autocast
 
 
 def token_gated_low_rank(

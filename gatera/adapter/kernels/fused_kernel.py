@@ -9,8 +9,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gatera.adapter.fused import tile_rank
-
 TILE_ROWS, TILE_COLUMNS, WARPS = 64, 128, 4
 
 
@@ -56,13 +54,16 @@ def _hadamard(  # type: ignore[no-untyped-def]
     tl.store(out + i[:, None] * columns + j[None, :], value.to(out.dtype.element_ty), mask=inside)
 
 
-def launch(W: Tensor, A: Tensor, B: Tensor, out: Tensor, shift: float, **meta: Any) -> None:
+def launch(
+    W: Tensor, A: Tensor, B: Tensor, out: Tensor, shift: float, tile_rank: int, **meta: Any
+) -> None:
     """Fill `out` with W ⊙ (shift + BA), (out, in); A and B share their type.
 
     All but W are contiguous: every stride is one more argument, and a launch takes as long as a
     few of torch's own.
 
-    `meta` replaces the tiles' sizes and the number of warps.
+    `tile_rank` is the rank that a tile's product is made for, r or more; `meta` replaces the tiles'
+    other sizes and the number of warps.
     """
     rows, columns = W.shape
     rank = A.shape[0]
@@ -81,7 +82,7 @@ def launch(W: Tensor, A: Tensor, B: Tensor, out: Tensor, shift: float, **meta: A
         *W.stride(),
         TILE_ROWS=tile_rows,
         TILE_COLUMNS=tile_columns,
-        TILE_RANK=tile_rank(rank),
+        TILE_RANK=tile_rank,
         # In float32 as exact as the plain product is unless torch was told otherwise.
         PRECISION="ieee" if A.dtype == torch.float32 else "tf32",
         num_warps=meta.pop("warps", WARPS),

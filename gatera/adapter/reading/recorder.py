@@ -14,16 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatera.adapter.functional import binary_entropy
-from gatera.adapter.masks import (
+from gatera.adapter.finding import (
+    adapted_layers,
+    base_model,
+    encoder_modules,
+    is_encoder_decoder,
+)
+from gatera.adapter.kernels.functional import binary_entropy
+from gatera.adapter.reading.masks import (
     cached_tokens,
     fed_tokens,
     mask_of_new_tokens,
     named_arguments,
     real_tokens,
 )
-from gatera.adapter.model import adapted_layers, base_model, encoder_modules, is_encoder_decoder
-from gatera.adapter.statistics import GateStatistics
+from gatera.adapter.reading.statistics import GateStatistics
 from gatera.errors import InputError
 
 Key = tuple[str, str]  # name of the layer or block in the base model, name of the adapter

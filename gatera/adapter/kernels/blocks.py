@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gatera.adapter import fused
+from gatera.adapter.kernels import fused
 
 Part = slice | None
 """A run of rows or columns of a matrix, or the whole of it."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from gatera import GateraConfig, record_gates
-from gatera.adapter import functional
 from gatera.adapter import linear as linear_module
+from gatera.adapter.kernels import blocks
 from gatera.adapter.updates.hira import Hira
 
 IN, OUT = 5, 7
@@ -218,7 +218,7 @@ def test_the_product_is_still_kept_between_passes(monkeypatch: pytest.MonkeyPatc
     model = adapted("token", "hira", gate_threshold=0.5).eval()
     monkeypatch.setattr(linear_module, "products", type(linear_module.products)(10_000))
     calls: list[int] = []
-    original = functional.hadamard_product
+    original = blocks.hadamard_product
     monkeypatch.setattr(
         "gatera.adapter.updates.hira.hadamard_product",
         lambda *args: calls.append(1) or original(*args),

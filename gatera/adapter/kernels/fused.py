@@ -53,17 +53,18 @@ def hadamard(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype, shift: float) 
     """
     if not _applies(W, A, B, dtype):
         return None
-    launch = _launcher(W.device, W.dtype, A.dtype, dtype, tile_rank(A.shape[0]))
+    tile_rank = _tile_rank(A.shape[0])
+    launch = _launcher(W.device, W.dtype, A.dtype, dtype, tile_rank)
     if launch is None:
         return None
     out = torch.empty(W.shape, dtype=dtype, device=W.device)
     here = W.device.index == torch.cuda.current_device()
     with nullcontext() if here else torch.cuda.device(W.device):
-        launch(W, A, B, out, shift)
+        launch(W, A, B, out, shift, tile_rank)
     return out
 
 
-def tile_rank(rank: int) -> int:
+def _tile_rank(rank: int) -> int:
     """The rank that a tile's product is made for: a power of two, and what such products take."""
     return max(16, 1 << (rank - 1).bit_length())
 
@@ -90,7 +91,11 @@ def _applies(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype) -> bool:
 
 @functools.cache
 def _launcher(
-    device: torch.device, base: torch.dtype, factors: torch.dtype, result: torch.dtype, rank: int
+    device: torch.device,
+    base: torch.dtype,
+    factors: torch.dtype,
+    result: torch.dtype,
+    tile_rank: int,
 ) -> Callable[..., None] | None:
     """The kernel's launcher, or None where Triton is missing or cannot compile for these types.
 
@@ -99,12 +104,12 @@ def _launcher(
     if importlib.util.find_spec("triton") is None:
         return None
     try:
-        from gatera.adapter.fused_kernel import launch
+        from gatera.adapter.kernels.fused_kernel import launch
 
         W = torch.ones(1, 1, device=device, dtype=base)
-        A, B = W.new_ones(rank, 1, dtype=factors), W.new_ones(1, rank, dtype=factors)
+        A, B = W.new_ones(tile_rank, 1, dtype=factors), W.new_ones(1, tile_rank, dtype=factors)
         with torch.cuda.device(device):
-            launch(W, A, B, torch.empty_like(W, dtype=result), 0.0)
+            launch(W, A, B, torch.empty_like(W, dtype=result), 0.0, tile_rank)
     except Exception as error:  # whatever a compiler that is not whole raises
         _log.warning(
             "Triton cannot compile for %s on %s (%s: %s), so W ⊙ (BA) is built by separate "
