@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatera.adapter.reading.masks import (
+from gatera.adapter.gates.masks import (
     cached_tokens,
     check_rows_are_sequences,
     named_arguments,

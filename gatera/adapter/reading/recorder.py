@@ -20,14 +20,14 @@ from gatera.adapter.finding import (
     encoder_modules,
     is_encoder_decoder,
 )
-from gatera.adapter.kernels.functional import binary_entropy
-from gatera.adapter.reading.masks import (
+from gatera.adapter.gates.masks import (
     cached_tokens,
     fed_tokens,
     mask_of_new_tokens,
     named_arguments,
     real_tokens,
 )
+from gatera.adapter.kernels.functional import binary_entropy
 from gatera.adapter.reading.statistics import GateStatistics
 from gatera.errors import InputError
 

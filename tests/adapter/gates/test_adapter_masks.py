@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gatera.adapter.reading.masks import check_rows_are_sequences, real_tokens
+from gatera.adapter.gates.masks import check_rows_are_sequences, real_tokens
 from gatera.errors import InputError
 
 PADDING = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
