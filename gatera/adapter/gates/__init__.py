@@ -2,7 +2,8 @@
 
 One file each, and a line in `GATES`, which names them all. Beside them lies what gates need to know
 of the model around their layer: the block that they are shared in (`sharing`), the tokens before
-(`passes`), and which are real (`masks`). What a gate's value does to the update is left to `updates`.
+(`passes`), and which are real (`masks`). What a gate's value does to the update is left to
+`updates`.
 """
 
 from collections.abc import Mapping
