@@ -47,7 +47,7 @@ class GateraLayer(BaseWeightLayer):
     """What PEFT asks of an adapted layer; the parameters of each adapter, by the adapter's name.
 
     Which of the parameters an adapter has depends on its update (see `updates`); a gate that layers
-    share lies on one of them (see `sharing`).
+    share lies on one of them (see `gates.sharing`).
     """
 
     adapter_layer_names: tuple[str, ...] = (
@@ -86,7 +86,6 @@ class GateraLayer(BaseWeightLayer):
         self.gatera_A = nn.ParameterDict()
         self.gatera_B = nn.ParameterDict()
         self.gatera_gate = nn.ModuleDict()
-        self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self.cast_input_dtype_enabled = True
 

@@ -40,15 +40,11 @@ def seed_adapter(model: nn.Module, seed: int, adapter_name: str = "default") -> 
     for name, layer in adapted_layers(model):
         if adapter_name in layer.updates:
             layer.reset_adapter(
-                adapter_name, configs[adapter_name], partial(_layer_generator, seed, name)
+                adapter_name, configs[adapter_name], partial(_generator, seed, name)
             )
 
 
-def _layer_generator(seed: int, layer: str, parameter: str) -> torch.Generator:
-    return parameter_generator(seed, f"{layer}.{parameter}")
-
-
-def parameter_generator(seed: int, name: str) -> torch.Generator:
-    """Return a generator that depends on the seed and the name, and on nothing else."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+def _generator(seed: int, layer: str, parameter: str) -> torch.Generator:
+    """Return a generator that depends on the seed and the parameter's full name alone."""
+    digest = hashlib.sha256(f"{seed}:{layer}.{parameter}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
