@@ -30,7 +30,7 @@ def prepare_database(store: Store) -> None:
     """
     path = store.folder / "mlflow.db"
     if path.exists():
-        if not is_damaged(path):
+        if not _is_damaged(path):
             return
         set_aside(path)
     with tempfile.TemporaryDirectory(dir=store.folder, prefix=".mlflow-") as folder:
@@ -47,7 +47,7 @@ def _empty_database() -> Path:
     """Return a database without a run, which each version of MLflow makes once, for seconds."""
     path = cache_folder() / f"mlflow-{metadata.version('mlflow')}.db"
     with locked(path.with_suffix(".lock")):
-        if not path.exists() or is_damaged(path):
+        if not path.exists() or _is_damaged(path):
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
                 made = Path(folder) / path.name
                 _migrate(made)
@@ -63,7 +63,7 @@ def _migrate(path: Path) -> None:
         raise RuntimeError(f"MLflow could not make {path}: {made.stderr.strip()[-500:]}")
 
 
-def is_damaged(path: Path) -> bool:
+def _is_damaged(path: Path) -> bool:
     """Return whether a file is no database, or holds nothing of MLflow's."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
@@ -73,6 +73,26 @@ def is_damaged(path: Path) -> bool:
     except sqlite3.DatabaseError:
         return True
     return False
+
+
+_TRIALS = """
+SELECT DISTINCT key.value
+FROM tags AS plan
+JOIN runs AS parent ON parent.run_uuid = plan.run_uuid AND parent.lifecycle_stage = 'active'
+JOIN tags AS child ON child.key = 'mlflow.parentRunId' AND child.value = parent.run_uuid
+JOIN runs AS run ON run.run_uuid = child.run_uuid AND run.lifecycle_stage = 'active'
+JOIN tags AS key ON key.run_uuid = run.run_uuid AND key.key = 'gatera.key'
+WHERE plan.key = 'gatera.plan' AND plan.value = ?
+"""
+
+
+def keys_in(path: Path, stem: str) -> set[str]:
+    """Return the keys of the trials of a plan that a database has, but for runs put in the bin."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            return {key for (key,) in database.execute(_TRIALS, (stem,))}
+    except sqlite3.Error:
+        return set()
 
 
 def ui_command(store: Store, port: int) -> list[str]:

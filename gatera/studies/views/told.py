@@ -9,7 +9,7 @@ from pathlib import Path
 from gatera.studies.plan.plan import TUNING_SUFFIX, Plan
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import file_sha256, read_json, write_whole
-from gatera.studies.views.mlflow_database import is_damaged
+from gatera.studies.views.mlflow_database import keys_in
 from gatera.trial import Json, sha256_of
 
 
@@ -37,7 +37,7 @@ class ToldToMlflow:
     def holds(self, report: Iterable[Path] | None) -> bool:
         """Return whether MLflow was told the results as they are, and these files of a report."""
         noted = self._noted().get(self._name)
-        if not isinstance(noted, dict) or (self._uri is None and not self._has_database()):
+        if not isinstance(noted, dict) or (self._uri is None and not self._database_has_all()):
             return False
         if report is not None and noted.get("report") != _hashes(report):
             return False
@@ -56,9 +56,10 @@ class ToldToMlflow:
         noted = read_json(self._path)
         return noted if isinstance(noted, dict) else {}
 
-    def _has_database(self) -> bool:
-        path = self._store.folder / "mlflow.db"
-        return path.is_file() and not is_damaged(path)
+    def _database_has_all(self) -> bool:
+        """Return whether no run was removed from the store's database, nor the database itself."""
+        there = keys_in(self._store.folder / "mlflow.db", self._plan.stem)
+        return {trial.key for trial in self._plan.trials} <= there
 
 
 def _hashes(report: Iterable[Path]) -> dict[str, str]:

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,26 @@ def test_studies_share_the_trials_that_are_equal(plan):
 
 def test_a_plan_survives_json(plan):
     assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_what_the_seeds_of_a_row_share_stands_once(plan):
+    told = json.loads(json.dumps(plan.to_json()))
+    assert len(told["shared"]) == len(plan.changes) == 4
+    assert [own.keys() for own in told["trials"]] == [
+        {"key", "training_key", "variant", "seed", "shared"} for _ in plan.trials
+    ]
+    assert Plan.from_json(told) == plan
+    assert Plan.from_json(told).to_json() == plan.to_json()
+    told["shared"][1]["config"]["train"]["max_steps"] += 1
+    with pytest.raises(ValueError, match="changed by hand"):
+        Plan.from_json(told)
+
+
+def test_a_seeds_keys_are_those_of_a_trial_made_alone(plan):
+    for trial in plan.trials:
+        alone = Trial(**{f.name: getattr(trial, f.name) for f in dataclasses.fields(trial)})
+        assert (alone.key, alone.training_key) == (trial.key, trial.training_key)
+        assert trial.with_seed(12).key == dataclasses.replace(alone, seed=12).key
 
 
 def test_a_trial_changed_by_hand_is_noticed(plan):

@@ -1,5 +1,6 @@
 """MLflow against a store with made-up results; one database for the module, as it takes seconds."""
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -12,6 +13,7 @@ from optuna_journal import optuna_trials
 from gatera.studies.store.store import Store
 from gatera.studies.views import mlflow_database, mlflow_view
 from gatera.studies.views.optuna_view import OptunaView
+from gatera.studies.views.projection import Projector
 
 
 def runs_of(store, plan):
@@ -249,3 +251,80 @@ def test_a_run_that_was_cut_short_is_completed_and_nothing_stands_twice(
     assert child.info.status == "FINISHED"
     history = client.get_metric_history(child.info.run_id, "test/accuracy")
     assert [point.value for point in history] == [0.5]
+
+
+@pytest.fixture
+def told(tracked, plan, tmp_path, monkeypatch):
+    """A store whose trials have ended: what follows a run of it, and says if MLflow was asked."""
+    for trial in plan.trials:
+        commit_result(tracked, trial, 0.5)
+    report = tmp_path / "report.md"
+    report.write_text("a table")
+    asked = []
+    original = mlflow_view.Tracker.__init__
+
+    def noting(tracker, *arguments):
+        asked.append(1)
+        original(tracker, *arguments)
+
+    monkeypatch.setattr(mlflow_view.Tracker, "__init__", noting)
+
+    def follow(uri=None, plan=plan):
+        asked.clear()
+        projector = Projector(tracked, plan, uri, None)
+        projector.start()
+        projector.finish((report,))
+        assert projector.warnings == []
+        return bool(asked)
+
+    return follow, report
+
+
+def test_a_run_without_news_does_not_ask_mlflow(told, tracked, plan, database):
+    follow, report = told
+    assert follow()
+    assert not follow()
+    report.write_text("another table")
+    assert follow()
+    assert not follow()
+    trial = plan.trials_of("hira")[1]
+    tracked.retire_result(trial.key, "older")
+    assert follow()
+    commit_result(tracked, trial, 0.75)
+    assert follow()
+    assert not follow()
+    client, _, children = runs_of(tracked, plan)
+    client.delete_run(children[3].info.run_id)
+    assert follow()
+    assert not follow()
+    assert len(runs_of(tracked, plan)[2]) == len(plan.trials)
+    shutil.copy(database, tracked.folder / "mlflow.db")  # taken away, and made anew by another plan
+    assert follow()
+    assert len(runs_of(tracked, plan)[2]) == len(plan.trials)
+
+
+def test_what_one_server_was_told_another_does_not_know(told, tracked, plan, database, tmp_path):
+    follow, _ = told
+    assert follow()
+    other = tmp_path / "other.db"
+    shutil.copy(database, other)
+    assert follow(f"sqlite:///{other}")
+    assert not follow(f"sqlite:///{other}")
+    assert not follow()
+    (tracked.folder / "mlflow.json").write_text("[]")
+    assert follow()
+    assert follow(plan=dataclasses.replace(plan, trials=plan.trials[:4], departures={"seeds": 1}))
+
+
+def test_of_a_long_training_mlflow_has_hundreds_of_points_and_every_validation():
+    lines = [
+        {"step": step, "max_steps": 20_000, "train/loss": 1.0, "learning_rate": 0.1}
+        | ({"val/accuracy": 0.5} if step % 999 == 0 else {})
+        for step in range(1, 20_001)
+    ]
+    points = [point for line in lines for point in mlflow_view._points(line)]
+    steps = [step for name, _, step in points if name == "train/loss"]
+    assert 400 <= len(steps) <= 501
+    assert steps[-1] == 20_000
+    assert len([name for name, _, _ in points if name == "val/accuracy"]) == 20
+    assert len(list(mlflow_view._points({**lines[6], "max_steps": 80}))) == 2
