@@ -1,9 +1,11 @@
 """What a trial costs beside its work: many trials that do nothing, through real workers.
 
     python benchmarks/overhead.py [--stores 10] [--trials 200] [--workers 8]
+    python benchmarks/overhead.py --seeds 500 [--rows 10] [--workers 4]
 
-Every store is fresh. Counts what a locked database, a lost or a doubled trial would show, and
-writes reports/benchmarks/overhead.md.
+The first: fresh stores; counts what a locked database, a lost or a doubled trial would show, and
+writes reports/benchmarks/overhead.md. The second: one large study; prints what its thousands of
+trials cost, one JSON object.
 """
 
 from __future__ import annotations
@@ -12,14 +14,15 @@ import argparse
 import dataclasses
 import itertools
 import json
+import resource
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from machine import busy, describe_machine
 
@@ -30,6 +33,7 @@ from gatera.studies.launch.local import LocalLauncher
 from gatera.studies.plan.enumeration import Request, make_plan
 from gatera.studies.plan.plan import Plan
 from gatera.studies.store.owner import worker_name
+from gatera.studies.store.snapshot import take_snapshot
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import file_sha256
 from gatera.studies.workers.worker import work
@@ -37,6 +41,9 @@ from gatera.training.attempt_files import ADAPTER_FOLDER
 from gatera.training.provenance.code import scoring_code, training_code
 from gatera.training.provenance.machine import Machine
 from gatera.trial import Trained, Trial, TrialResult
+
+if TYPE_CHECKING:
+    from gatera.studies.run.supervisor import Outcome
 
 STACK = "gatera.training.fitting"  # what a real worker has loaded when it takes a trial
 
@@ -126,9 +133,10 @@ class NothingLauncher(LocalLauncher):
         return super().start(count, ours, gpus, cpus)
 
 
-def plan_of(trials: int) -> Plan:
-    """Return a plan of `trials` trials, the frozen backbone's one among them."""
-    study = Study((Variant("nothing"),), reference="nothing", seeds=tuple(range(trials - 1)))
+def plan_of(seeds: int, rows: int = 1) -> Plan:
+    """Return a plan of `rows` times `seeds` trials, and the frozen backbone's one."""
+    others = tuple(Variant(f"rank_{8 + n}", {"adapter.r": 8 + n}) for n in range(rows - 1))
+    study = Study((*others, Variant("nothing")), reference="nothing", seeds=tuple(range(seeds)))
     return make_plan(LoadedStudy("nothing", study, Path("nothing.py"), "0" * 64), Request())
 
 
@@ -150,19 +158,10 @@ class Measured:
 
 def measure(trials: int, workers: int, folder: Path, preload: str = STACK) -> Measured:
     """Run `trials` trials that do nothing in a fresh store."""
-    from gatera.studies.run.supervisor import RunOptions, run
-
-    store, plan = Store(folder / "store", create=True), plan_of(trials)
+    store, plan = Store(folder / "store", create=True), plan_of(trials - 1)
     logs = store.folder / "logs"
     began = time.time()
-    outcome = run(
-        store,
-        plan,
-        RunOptions(claim_timeout=600.0, report_dir=folder / "reports"),
-        launcher=NothingLauncher(logs, preload),
-        slots=Slots(workers),
-        show=lambda snapshot: None,
-    )
+    outcome = _run(store, plan, workers, folder, preload)
     written = sorted(path.stat().st_mtime for path in store.folder.glob("trials/*/result.json"))
     child_runs, told = projected(store)
     log = logs / "workers.log"
@@ -208,6 +207,53 @@ def projected(store: Store) -> tuple[int, int]:
     return len(children), sum(trial.value is not None for trial in trials)
 
 
+def measure_growth(rows: int, seeds: int, workers: int, folder: Path) -> dict[str, float]:
+    """Run one large study of trials that do nothing, twice; return what it cost."""
+    store, plan = Store(folder / "store", create=True), plan_of(seeds, rows)
+    wrote, read = _seconds(lambda: store.write_plan(plan)), _seconds(lambda: store.plan(plan.stem))
+    began, cpu = time.time(), time.process_time()
+    _run(store, plan, workers, folder)
+    ended, cpu = time.time(), time.process_time() - cpu
+    written = sorted(path.stat().st_mtime for path in store.folder.glob("trials/*/result.json"))
+    part = min(1000, len(written) // 2)
+    again = Store(store.folder)  # which has read nothing yet
+    return {
+        "trials": len(plan.trials),
+        "results": len(written),
+        "seconds_a_trial": (written[-1] - written[0]) / len(written),
+        "first_of_them": (written[part - 1] - written[0]) / part,
+        "last_of_them": (written[-1] - written[-part]) / part,
+        "part": part,
+        "plan_written_seconds": wrote,
+        "plan_read_seconds": read,
+        "to_the_first_result_seconds": written[0] - began,  # workers load the stack
+        "after_the_last_result_seconds": ended - written[-1],  # MLflow catches up, and the report
+        "supervisor_cpu_seconds": cpu,
+        "status_seconds": _seconds(lambda: take_snapshot(again, again.plan(plan.stem))),
+        "repeated_run_seconds": _seconds(lambda: _run(Store(store.folder), plan, workers, folder)),
+        "supervisor_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def _run(store: Store, plan: Plan, workers: int, folder: Path, preload: str = STACK) -> Outcome:
+    from gatera.studies.run.supervisor import RunOptions, run
+
+    return run(
+        store,
+        plan,
+        RunOptions(claim_timeout=600.0, report_dir=folder / "reports"),
+        launcher=NothingLauncher(store.folder / "logs", preload),
+        slots=Slots(workers),
+        show=lambda snapshot: None,
+    )
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
 def holds(each: Measured) -> bool:
     """Return whether a store is complete, and nothing was done twice or went wrong."""
     counts = (each.results, each.attempts, each.child_runs, each.told)
@@ -220,12 +266,19 @@ def main() -> int:
     parser.add_argument("--stores", type=int, default=10)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--seeds", type=int, help="one large study: seeds a row")
+    parser.add_argument("--rows", type=int, default=10, help="and its rows")
     parser.add_argument("--report", type=Path, default=Path("reports/benchmarks/overhead.md"))
     parser.add_argument("--work", type=Path, help="be a worker on this store")
     parser.add_argument("--preload", default=STACK, help="what its trials find loaded")
     options = parser.parse_args()
     if options.work is not None:
         _be_a_worker(options.work, options.preload)
+        return 0
+    if options.seeds is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            large = measure_growth(options.rows, options.seeds, options.workers, Path(folder))
+        print(json.dumps(large, indent=1))
         return 0
     load, found = busy(), []
     for _ in range(options.stores):
