@@ -18,7 +18,8 @@ def module_name(path):
     )
 
 
-MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+SHIPPED = PACKAGE / "studies" / "shipped"  # where a wheel has the studies
+MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py") if path.parent != SHIPPED}
 FOLDERS = sorted({path.parent for path in MODULES.values()})
 
 

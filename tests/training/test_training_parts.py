@@ -150,7 +150,7 @@ def test_the_codes_hash_is_taken_where_the_code_is_loaded() -> None:
     # A process that was forked from one that loaded it computes with that code, not with the files
     # as they are by then.
     program = (
-        "import gatera.training.fitting; from gatera.training import code; "
+        "import gatera.training.fitting; from gatera.training.provenance import code; "
         "print(code._package.cache_info().currsize)"
     )
     ran = subprocess.run(
