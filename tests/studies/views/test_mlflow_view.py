@@ -303,7 +303,10 @@ def test_a_run_without_news_does_not_ask_mlflow(told, tracked, plan, database):
     assert len(runs_of(tracked, plan)[2]) == len(plan.trials)
 
 
-def test_what_one_server_was_told_another_does_not_know(told, tracked, plan, database, tmp_path):
+def test_what_one_server_was_told_another_does_not_know(
+    told, tracked, plan, database, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # where MLflow puts the artifacts of a database that is not ours
     follow, _ = told
     assert follow()
     other = tmp_path / "other.db"
