@@ -26,9 +26,11 @@ def prepare_database(store: Store) -> None:
     """Make the store's MLflow database, whole or not at all; set one that is damaged aside.
 
     Raises:
-        RuntimeError: MLflow could not make it.
+        RuntimeError: MLflow could not make it, or something else is in its place.
     """
     path = store.folder / "mlflow.db"
+    if path.is_dir():  # which MLflow alone would try to open for minutes
+        raise RuntimeError(f"{path} is a folder where MLflow's database should be; move it away")
     if path.exists():
         if not _is_damaged(path):
             return
