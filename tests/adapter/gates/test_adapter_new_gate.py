@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from adapter_stack import IN, adapted, fit_to_one, stack
+from peft import PeftModel
 from torch import Tensor, nn
 
-from gatera import GateraConfig, record_gates
 from gatera.adapter.gates import GATES
 from gatera.adapter.gates.base import Gate, GateShape
 from gatera.adapter.gates.passes import Preceding
 from gatera.adapter.gates.token import TokenGate
-
-IN, OUT = 7, 5
 
 
 class Loudness(Gate):
@@ -50,36 +48,17 @@ class Shifted(TokenGate):
         return super().logit(x, preceding) + 1
 
 
-def stack() -> nn.Module:
-    torch.manual_seed(2)
-    return nn.Sequential(nn.Linear(IN, OUT), nn.Tanh(), nn.Linear(OUT, IN))
-
-
-def adapted(**fields: object) -> PeftModel:
-    torch.manual_seed(3)
-    config = GateraConfig(target_modules=["0", "2"], r=2, gate="new", **fields)
-    return get_peft_model(stack(), config)
-
-
 @pytest.mark.parametrize("gate", [Loudness, Fixed])
 @pytest.mark.parametrize("delta", ["hira", "lora", "dora"])
 def test_a_new_gate_trains_saves_loads_and_merges(
     gate: type[Gate], delta: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(GATES, "new", gate)  # type: ignore[misc]
-    model = adapted(delta=delta)
+    model = adapted(gate="new", delta=delta)
     x = torch.randn(11, IN)
     torch.testing.assert_close(model.eval()(x), stack()(x), rtol=1e-6, atol=1e-6)
     trained = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    losses = []
-    for _ in range(8):
-        with record_gates(model.train()) as gates:
-            loss = (model(x) - 1).square().mean() + 0.01 * gates.entropy()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses, gates = fit_to_one(model, x)
     assert losses[-1] < losses[0]
     assert set(gates.statistics()) == {"0", "2"}
     unmoved = [n for n, p in model.named_parameters() if n in trained and p.equal(trained[n])]
@@ -102,8 +81,8 @@ def test_a_gate_that_derives_from_another_computes_its_own(
     delta: str, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(GATES, "new", Shifted)  # type: ignore[misc]
-    ours = adapted(delta=delta, init_weights=False).train(training).base_model.model[0]
+    ours = adapted(gate="new", delta=delta, init_weights=False).train(training).base_model.model[0]
     monkeypatch.setitem(GATES, "new", TokenGate)  # type: ignore[misc]
-    theirs = adapted(delta=delta, init_weights=False, gate_bias=1.0)
+    theirs = adapted(gate="new", delta=delta, init_weights=False, gate_bias=1.0)
     x = torch.randn(11, IN)
     torch.testing.assert_close(ours(x), theirs.train(training).base_model.model[0](x))

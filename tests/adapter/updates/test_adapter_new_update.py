@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from adapter_stack import IN, adapted, fit_to_one, stack
+from peft import PeftModel
 from torch import Tensor, nn
 
-from gatera import GateraConfig, record_gates
+from gatera import GateraConfig
 from gatera.adapter.updates import DELTAS
 from gatera.adapter.updates.base import Delta, Gated, Given, Parameters, Shape, UnreadGate
 from gatera.adapter.updates.hira import Hira
 from gatera.adapter.updates.lora import Lora
-
-IN, OUT = 7, 5
 
 
 class Scales(Delta):
@@ -50,16 +49,6 @@ class JoinedScales(Scales):
         return y if bias is None else y + bias
 
 
-def stack() -> nn.Module:
-    torch.manual_seed(2)
-    return nn.Sequential(nn.Linear(IN, OUT), nn.Tanh(), nn.Linear(OUT, IN))
-
-
-def adapted(**fields: object) -> PeftModel:
-    torch.manual_seed(3)
-    return get_peft_model(stack(), GateraConfig(target_modules=["0", "2"], r=2, **fields))
-
-
 @pytest.fixture(params=[Scales, JoinedScales])
 def scales(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[Delta]:
     delta: type[Delta] = request.param
@@ -74,15 +63,7 @@ def test_a_new_update_trains_saves_loads_and_merges(
     model = adapted(gate=gate, delta="scales", dropout=0.1)
     x = torch.randn(11, IN)
     torch.testing.assert_close(model.eval()(x), stack()(x), rtol=0, atol=0)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    losses = []
-    for _ in range(8):
-        with record_gates(model.train()) as gates:
-            loss = (model(x) - 1).square().mean() + 0.01 * gates.entropy()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses, _ = fit_to_one(model, x)
     assert losses[-1] < losses[0]
     before = model.eval()(x)
     layer = model.base_model.model[0]

@@ -119,6 +119,9 @@ def test_views_that_are_none_cost_a_warning_at_most(begun, plan, tmp_path, view,
     assert outcome.snapshot.counts["done"] == 10
     assert len(outcome.warnings) == (harm == "a folder")
     assert all("sync" in each and "brings it up to date" in each for each in outcome.warnings)
+    if (view, harm) == ("mlflow.db", "a folder"):
+        said = f"{path} is a folder where MLflow's database should be; move it away"
+        assert said in outcome.warnings[0]
 
 
 def test_a_clock_that_is_set_back_changes_nothing(begun, plan):
