@@ -55,7 +55,7 @@ def show_plan(options: argparse.Namespace) -> int:
     from gatera.studies.views.forecast import estimate, expected_detectable_difference, plan_text
     from gatera.studies.views.outlook import trial_outlook
 
-    store = _existing_store(options)
+    store = _existing_store(options, verifies=False)
     plan = as_stored(store, _make_plan(options))
     counted = describe_variants(plan)
     snapshot = take_snapshot(store, plan) if store is not None else None
@@ -171,7 +171,7 @@ def show_status(options: argparse.Namespace) -> int:
     from gatera.studies.views.budget import describe_tuning, tuning_snapshot
     from gatera.studies.views.progress import trial_rows
 
-    store = _store(options)
+    store = _store(options, verifies=False)
     plan = store.plan(_stem(options))
     while True:
         snapshot = take_snapshot(store, plan, max_attempts=options.max_attempts)
@@ -340,13 +340,13 @@ def _stem(options: argparse.Namespace) -> str:
     return stem_of(_loaded(options), _request(options))
 
 
-def _store(options: argparse.Namespace) -> Store:
+def _store(options: argparse.Namespace, *, verifies: bool = True) -> Store:
     from gatera.studies.store.store import Store
 
-    return Store(options.store)
+    return Store(options.store, verifies=verifies)
 
 
-def _existing_store(options: argparse.Namespace) -> Store | None:
+def _existing_store(options: argparse.Namespace, *, verifies: bool) -> Store | None:
     folder: Path = options.store
     there = (folder / "format.json").exists() or (folder.exists() and not folder.is_dir())
-    return _store(options) if there else None
+    return _store(options, verifies=verifies) if there else None

@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gatera.errors import InputError
-from gatera.reports.write import WrittenReport, write_report
 from gatera.studies.interrupts import Interrupts, interruptible
 from gatera.studies.launch import Launcher, Slots
 from gatera.studies.plan.plan import Plan
+from gatera.studies.run.report import RunReport, report_of_run
 from gatera.studies.store.locks import try_lock
 from gatera.studies.store.owner import owner_of_this_process, worker_name
 from gatera.studies.store.snapshot import Follower, Snapshot, take_snapshot
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import read_json
-from gatera.studies.views.gather import gather
 from gatera.studies.views.projection import projecting, rebuild
 from gatera.studies.workers.pool import WorkerPool
 from gatera.trial import Json
@@ -50,7 +49,7 @@ class Outcome:
     """What a run ended with."""
 
     snapshot: Snapshot
-    report: WrittenReport
+    report: RunReport
     warnings: tuple[str, ...]  # what went wrong outside the store: nothing of it is lost
 
 
@@ -182,11 +181,15 @@ def _prepare(party: _Party, plan: Plan) -> list[str]:
     return damaged
 
 
-def _report(party: _Party, plan: Plan) -> WrittenReport:
+def _report(party: _Party, plan: Plan) -> RunReport:
     options = party.options
-    record = gather(party.store, plan, max_attempts=options.max_attempts)
-    return write_report(
-        record, options.report_dir, measured=options.measured, allow_mixed=options.allow_mixed
+    return report_of_run(
+        party.store,
+        plan,
+        options.report_dir,
+        max_attempts=options.max_attempts,
+        measured=options.measured,
+        allow_mixed=options.allow_mixed,
     )
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gatera.studies.store.whole_files import signature
+from gatera.studies.store.index import Index
+from gatera.studies.store.whole_files import Signature, signature
 from gatera.training.attempt_files import sha256_or_none
 from gatera.trial import TrialResult, sha256_of
-
-_Signature = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,31 @@ class CheckedResult:
     result: TrialResult | None = None  # None where there is none that is whole
     damage: str | None = None  # what is wrong, where there is one that is not
     # Path and signature of the file and of its predictions; text, of which thousands are looked at.
-    files: tuple[tuple[str, _Signature | None], ...] = ()
+    files: tuple[tuple[str, Signature | None], ...] = ()
+    sha256: str | None = None  # of the file's bytes
 
 
 class ResultReader:
     """Reads results and compares the hashes of them and their predictions, once a change."""
 
     def __init__(
-        self, result_path: Callable[[str], Path], predictions_path: Callable[[str, int], Path]
+        self,
+        result_path: Callable[[str], Path],
+        predictions_path: Callable[[str, int], Path],
+        index: Index,
+        *,
+        verifies: bool,
     ) -> None:
-        """Find results by key at `result_path`, predictions by attempt at `predictions_path`."""
+        """Look for results by key.
+
+        Args:
+            result_path: Where a trial's result is.
+            predictions_path: Where an attempt's predictions are.
+            index: What was read of results before.
+            verifies: Whether the bytes of files that look as they did then are compared too.
+        """
         self._result_path, self._predictions_path = result_path, predictions_path
+        self._index, self._verifies = index, verifies
         self._seen: dict[str, CheckedResult] = {}  # by key
 
     def read(self, key: str) -> CheckedResult:
@@ -49,8 +63,31 @@ class ResultReader:
         found = signature(path)
         if found is None:
             return CheckedResult()
+        indexed = self._indexed(key, path, found)
+        return self._read(key, path, found) if indexed is None else indexed
+
+    def _indexed(self, key: str, path: Path, found: Signature) -> CheckedResult | None:
+        """Return what the index says of a result; None where its files are not as they were."""
+        entry = self._index.entry(key)
+        if entry is None or entry.marks is None or entry.marks.result != found:
+            return None
+        predictions = self._predictions_path(key, entry.result.attempt)
+        there = signature(predictions)
+        if there is None or there != entry.marks.predictions:
+            return None
+        if self._verifies and (
+            sha256_or_none(path) != entry.sha256
+            or sha256_or_none(predictions) != entry.result.predictions_sha256
+        ):
+            return None
+        files = ((str(path), found), (str(predictions), there))
+        return CheckedResult(entry.result, None, files, entry.sha256)
+
+    def _read(self, key: str, path: Path, found: Signature) -> CheckedResult:
+        """Read a result and compare its hashes."""
         try:
-            fields = json.loads(path.read_text())
+            text = path.read_bytes()
+            fields = json.loads(text)
             digest = fields.pop("sha256")
             result = TrialResult.from_json(fields)
         except FileNotFoundError:
@@ -66,7 +103,8 @@ class ResultReader:
             damage = f"{predictions} is missing"
         elif sha256_or_none(predictions) != result.predictions_sha256:
             damage = f"{predictions} was changed"
-        return CheckedResult(None if damage else result, damage, files)
+        sha256 = hashlib.sha256(text).hexdigest()
+        return CheckedResult(None if damage else result, damage, files, sha256)
 
 
 def result_text(result: TrialResult) -> str:

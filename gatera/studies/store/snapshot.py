@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from gatera.studies.plan.plan import Plan
-from gatera.studies.store.store import Store, TrialStatus
+from gatera.studies.store.attempts import AttemptRecord
+from gatera.studies.store.staleness import stale_files
+from gatera.studies.store.store import Store
 from gatera.studies.study import FROZEN
 from gatera.trial import Json, Trial, TrialResult
 
@@ -19,6 +21,46 @@ _PACE_SHARE = 0.1  # of a phase that must be done before its pace counts
 
 
 STATES = ("done", "running", "waiting", "failed", "pruned", "stale")
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """Where one trial stands, read from files alone."""
+
+    state: str  # done, stale, running, failed, pruned or waiting
+    attempt: int  # the newest claim, 0 where there is none
+    progress: Json = None  # last line of the newest attempt's metrics.jsonl, where it is running
+    owner: Json = None  # who holds the newest claim, where it is running
+    failure: AttemptRecord | None = None  # of the newest attempt that counts, where it failed
+    reason: str | None = None  # why it stands there, where there is something to say
+    result: TrialResult | None = None  # where it has one that is whole
+    seconds: float = 0.0  # of all attempts together, where it has a result
+
+
+def status_of(store: Store, trial: Trial, *, max_attempts: int | None = None) -> TrialStatus:
+    """Return where `trial` stands; reads files only."""
+    key = trial.key
+    if (entry := store.indexed(key)) is not None:
+        return _ended(trial, entry.result, entry.newest, entry.seconds)
+    attempt = store.claims.newest(key)
+    if (result := store.result(key)) is not None:
+        return _ended(trial, result, attempt, store.seconds(key))
+    if store.claims.is_live(key, attempt):
+        owner = store.claims.owner(key, attempt)
+        return TrialStatus("running", attempt, store.progress(key, attempt), owner)
+    if store.is_pruned(key):
+        return TrialStatus("pruned", attempt)
+    if store.has_failed(key, max_attempts):
+        failure = store.failures(key)[-1]
+        return TrialStatus("failed", attempt, failure=failure, reason=failure.message)
+    return TrialStatus("waiting", attempt)
+
+
+def _ended(trial: Trial, result: TrialResult, attempt: int, seconds: float) -> TrialStatus:
+    changed = stale_files(trial, result)
+    reason = f"stale: {', '.join(changed)} changed" if changed else None
+    state = "stale" if changed else "done"
+    return TrialStatus(state, attempt, reason=reason, result=result, seconds=seconds)
 
 
 @dataclass(frozen=True)
@@ -138,23 +180,21 @@ class Follower:
     def look(self) -> Snapshot:
         """Return where each trial stands now."""
         found = {
-            key: self._store.status(self._open[key], max_attempts=self._max_attempts)
+            key: status_of(self._store, self._open[key], max_attempts=self._max_attempts)
             for key in self._store.begun(self._open)
         }
-        for key in found:
-            if (result := self._store.result(key)) is not None:
-                self._note_end(key, found[key], result)
+        for key, status in found.items():
+            if status.result is not None:
+                self._note_end(key, status, status.result)
         known = found | self._ended
         statuses = {t.key: known.get(t.key, _NEVER_CLAIMED) for t in self._plan.trials}
         share = fmean(self._shares) if self._shares else 1.0
         return Snapshot(self._plan, statuses, dict(self._seconds), share)
 
     def _note_end(self, key: str, status: TrialStatus, result: TrialResult) -> None:
-        if status.state not in ("done", "stale"):  # its result came after its status
-            return
         del self._open[key]
         self._ended[key] = status
-        seconds = self._seconds[key] = self._store.seconds(key)
+        seconds = self._seconds[key] = status.seconds
         if not result.is_frozen and seconds:
             scoring = float(result.measured.get("eval_seconds", 0.0))
             self._shares.append(max(0.0, 1 - scoring / seconds))

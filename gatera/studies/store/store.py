@@ -1,6 +1,7 @@
 """The store: one folder that holds all that studies produced, and the only truth about it.
 
     format.json                     {"format": 2}
+    index.jsonl                     what was read of finished trials: see `index.py`
     plans/<stem>.json               what each study consists of
     trials/<key>/claim.<n>          attempt n's owner, locked while it lives
     trials/<key>/claim.<n>.dead     why the claim counts no more, though its lock may be held
@@ -18,7 +19,6 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from gatera.errors import InputError
@@ -33,8 +33,8 @@ from gatera.studies.store.attempts import (
     write_record,
 )
 from gatera.studies.store.claims import Claim, Claims
+from gatera.studies.store.index import Entry, Index
 from gatera.studies.store.results import CheckedResult, ResultReader, result_sha256, result_text
-from gatera.studies.store.staleness import stale_files
 from gatera.studies.store.weights import Weights
 from gatera.studies.store.whole_files import (
     file_sha256,
@@ -49,18 +49,6 @@ from gatera.trial import Json, Trial, TrialResult
 FORMAT = 2
 
 
-@dataclass(frozen=True)
-class TrialStatus:
-    """Where one trial stands, read from files alone."""
-
-    state: str  # done, stale, running, failed, pruned or waiting
-    attempt: int  # the newest claim, 0 where there is none
-    progress: Json = None  # last line of the newest attempt's metrics.jsonl, where it is running
-    owner: Json = None  # who holds the newest claim, where it is running
-    failure: AttemptRecord | None = None  # of the newest attempt that counts, where it failed
-    reason: str | None = None  # why it stands there, where there is something to say
-
-
 class Store:
     """One store folder.
 
@@ -68,9 +56,17 @@ class Store:
         InputError: the folder belongs to another format, or is something else than a store.
     """
 
-    def __init__(self, folder: Path, *, create: bool = False) -> None:
+    def __init__(self, folder: Path, *, create: bool = False, verifies: bool = True) -> None:
+        """Open the store in `folder`, or make it.
+
+        Without `verifies` a finished trial's files are not compared byte by byte with what was read
+        of them before, as long as their sizes and times are the same.
+        """
         self.folder = folder.absolute()
-        self._reader = ResultReader(self.result_path, self.predictions_path)
+        self.index = Index(self.folder / "index.jsonl")
+        self._reader = ResultReader(
+            self.result_path, self.predictions_path, self.index, verifies=verifies
+        )
         self._records: dict[tuple[str, int], AttemptRecord] = {}  # by key and attempt
         self.claims = Claims(self.trial_folder)
         self.weights = Weights(self.folder, self.attempt_folder, self.claims.is_live)
@@ -221,6 +217,20 @@ class Store:
         """Return the result of the trial with `key`; None where it has none that is whole."""
         return self._checked(key).result
 
+    def indexed(self, key: str) -> Entry | None:
+        """Return what the index says of a finished trial; None where it is not as it was then."""
+        entry = self.index.entry(key)
+        if entry is None or entry.marks is None:
+            return None
+        if signature(f"{self.folder}/trials/{key}") != entry.marks.folder:
+            return None
+        return entry if self.result_sha256(key) == entry.sha256 else None
+
+    def result_sha256(self, key: str) -> str | None:
+        """Return the hash of a whole result's bytes; None where there is none."""
+        checked = self._checked(key)
+        return None if checked.result is None else checked.sha256
+
     def damage(self, key: str) -> str | None:
         """Return what is wrong with the result of a trial; None where nothing is."""
         return self._checked(key).damage
@@ -257,7 +267,8 @@ class Store:
 
     def unequal_attempts(self, key: str) -> list[int]:
         """Return the attempts whose late result was another than the one that counts."""
-        folders = ((n, self.attempt_folder(key, n)) for n in self.claims.attempts(key))
+        attempts = self.claims.attempts(key) if self.newest_attempt(key) > 1 else ()
+        folders = ((n, self.attempt_folder(key, n)) for n in attempts)
         return [n for n, folder in folders if read_json(folder / "late.json") == {"equal": False}]
 
     def result_path(self, key: str) -> Path:
@@ -301,8 +312,15 @@ class Store:
         found = (self.record(key, n) for n in self.claims.attempts(key))
         return [record for record in found if record is not None]
 
+    def newest_attempt(self, key: str) -> int:
+        """Return the number of a trial's newest attempt, 0 where there is none."""
+        entry = self.indexed(key)
+        return self.claims.newest(key) if entry is None else entry.newest
+
     def seconds(self, key: str) -> float:
         """Return how long all attempts of a trial took together."""
+        if (entry := self.indexed(key)) is not None:
+            return entry.seconds
         return sum(record.seconds for record in self.records(key))
 
     def failures(self, key: str) -> list[AttemptRecord]:
@@ -341,26 +359,7 @@ class Store:
         """Return the file whose existence prunes a trial."""
         return self.trial_folder(key) / "pruned.json"
 
-    # Status
-
-    def status(self, trial: Trial, *, max_attempts: int | None = None) -> TrialStatus:
-        """Return where `trial` stands; reads files only."""
-        key = trial.key
-        attempt = self.claims.newest(key)
-        if (result := self.result(key)) is not None:
-            changed = stale_files(trial, result)
-            if not changed:
-                return TrialStatus("done", attempt)
-            return TrialStatus("stale", attempt, reason=f"stale: {', '.join(changed)} changed")
-        if self.claims.is_live(key, attempt):
-            owner = self.claims.owner(key, attempt)
-            return TrialStatus("running", attempt, self.progress(key, attempt), owner)
-        if self.is_pruned(key):
-            return TrialStatus("pruned", attempt)
-        if self.has_failed(key, max_attempts):
-            failure = self.failures(key)[-1]
-            return TrialStatus("failed", attempt, failure=failure, reason=failure.message)
-        return TrialStatus("waiting", attempt)
+    # The course of an attempt
 
     def progress(self, key: str, attempt: int) -> Json:
         """Return the last whole line of an attempt's metrics.jsonl; None where there is none."""

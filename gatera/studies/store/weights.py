@@ -58,6 +58,11 @@ class Weights:
             seen = self._seen[training_key] = (self._marks(path, found), found)
         return seen[1]
 
+    def maker(self, training_key: str) -> tuple[str, int] | None:
+        """Return (key, attempt) of the one whose weights count, whole or not; None where none."""
+        found = read_json(self._path(training_key))
+        return (str(found["key"]), int(found["attempt"])) if isinstance(found, dict) else None
+
     def _read(self, path: Path) -> Trained | None:
         try:
             found = Trained.from_json(read_json(path) or {})

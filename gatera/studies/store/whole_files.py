@@ -12,6 +12,8 @@ from pathlib import Path
 from gatera.training.attempt_files import sync_to_disk
 from gatera.trial import Json
 
+Signature = tuple[int, int, int]  # inode, size, time of the last change in nanoseconds
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write `text` to `path` so that it appears whole, in place of what was there."""
@@ -47,7 +49,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def signature(path: Path | str) -> tuple[int, int, int] | None:
+def signature(path: Path | str) -> Signature | None:
     """Return what changes when a file does; None where it is missing.
 
     Its times are compared for equality alone, so that a clock that jumps does no harm.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 
 from gatera.reports.records import (
     Curves,
@@ -17,7 +16,8 @@ from gatera.studies.store.attempts import AttemptRecord
 from gatera.studies.store.snapshot import Snapshot, take_snapshot
 from gatera.studies.store.staleness import stale_files
 from gatera.studies.store.store import Store
-from gatera.trial import Json, Trial, TrialResult
+from gatera.studies.views.finished import read_finished
+from gatera.trial import Trial, TrialResult
 
 _LAST_LINES, _LINE = 3, 160  # of a log, in a footnote; characters of each
 # An absolute path, quoted or not, up to the file's own name.
@@ -149,62 +149,12 @@ def _trial_record(store: Store, trial: Trial, snapshot: Snapshot) -> TrialRecord
             failure_kind=None if failure is None else failure.ended,
             last_lines=() if failure is None else _last_lines(failure),
         )
-    result = store.result(trial.key)
-    assert result is not None
+    entry = read_finished(store, trial)
     return TrialRecord(
         trial.seed,
         status.state,
-        result,
-        answers=_answers(store, result),
-        seconds=_seconds(store, trial),
-        curves=_curves(store.metrics(*each) for each in _trained_in(store, trial, result)),
+        entry.result,
+        answers=entry.answers,
+        seconds=entry.seconds + entry.trained_seconds,
+        curves=Curves(entry.train_loss, entry.accuracy),
     )
-
-
-def _trained_in(store: Store, trial: Trial, result: TrialResult) -> list[tuple[str, int]]:
-    """Return (key, attempt) of the attempts that a trial's training went through.
-
-    An interrupted one goes on in the next; weights may be those of another trial.
-    """
-    trained = store.weights.recorded(trial.training_key)
-    key, last = trial.key, result.attempt
-    if trained is not None and trained.key != key:
-        key, last = trained.key, trained.attempt
-    return [(key, n) for n in store.claims.attempts(key) if n <= last]
-
-
-def _seconds(store: Store, trial: Trial) -> float:
-    """Return how long a trial's training and scoring took, in all attempts, whoever trained."""
-    seconds = store.seconds(trial.key)
-    trained = store.weights.recorded(trial.training_key)
-    if trained is not None and trained.key != trial.key:
-        phases = ("train_seconds", "validation_seconds")
-        seconds += sum(float(trained.measured.get(phase) or 0.0) for phase in phases)
-    return seconds
-
-
-def _answers(store: Store, result: TrialResult) -> Mapping[str, Mapping[int, bool]]:
-    """Return task -> item -> whether right, from the stored predictions.
-
-    The store gives a result only where its predictions are those that it was computed from.
-    """
-    import pandas as pd
-
-    path = store.predictions_path(result.key, result.attempt)
-    columns = pd.read_parquet(path, columns=["task", "index", "correct"])
-    answers: dict[str, dict[int, bool]] = {}
-    for task, index, correct in zip(*(columns[name].tolist() for name in columns), strict=True):
-        answers.setdefault(task, {})[index] = correct
-    return answers
-
-
-def _curves(attempts: Iterable[list[dict[str, Json]]]) -> Curves:
-    """Return the curves of a trial; a later attempt's value of a step replaces an earlier's."""
-    loss: dict[int, float] = {}
-    accuracy: dict[int, float] = {}
-    for lines in attempts:
-        for line in lines:
-            for name, points in (("train/loss", loss), ("val/accuracy", accuracy)):
-                if isinstance(value := line.get(name), int | float):
-                    points[int(line["step"])] = float(value)
-    return Curves(tuple(sorted(loss.items())), tuple(sorted(accuracy.items())))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gatera.studies.store.snapshot import STATES, Snapshot
-from gatera.studies.store.store import TrialStatus
+from gatera.studies.store.snapshot import STATES, Snapshot, TrialStatus
 from gatera.trial import Json, Trial
 
 

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gatera.errors import InputError
-from gatera.reports.write import write_report
 from gatera.studies.interrupts import Interrupts
 from gatera.studies.plan.plan import Plan
 from gatera.studies.store.snapshot import take_snapshot
 from gatera.studies.store.store import Store
+from gatera.studies.store.whole_files import signature
 from gatera.studies.views.gather import gather
-from gatera.studies.views.told import ToldToMlflow, stored_tuning
+from gatera.studies.views.mlflow_database import keys_in
+from gatera.studies.views.told import Told, hashes, stored_tuning
 from gatera.trial import Json
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Projector(threading.Thread):
         self._view: OptunaView | None = None
         self._told: set[str] = set()  # views whose first fault was told while the run went on
         self._tracker: Tracker | None = None
-        self._told_to_mlflow = ToldToMlflow(store, plan, uri)
+        self._told_to_optuna = Told(store, plan, "Optuna")
+        self._told_to_mlflow = Told(store, plan, f"MLflow at {_without_user(uri) or 'the store'}")
         self._files: tuple[Path, ...] = ()
 
     def run(self) -> None:
@@ -63,7 +65,7 @@ class Projector(threading.Thread):
         ends = False
         while True:
             with self._noting("Optuna"):
-                self._project_optuna()
+                self._project_optuna(ends=ends)
             if self._uri != WITHOUT_MLFLOW:
                 with self._noting("MLflow"):
                     self._project_mlflow(ends=ends)
@@ -88,8 +90,12 @@ class Projector(threading.Thread):
             command += ["--tracking-uri", self._uri]
         return shlex.join(command)
 
-    def _project_optuna(self) -> None:
+    def _project_optuna(self, *, ends: bool) -> None:
         """Bring Optuna up to the store, through a view that is made anew after a fault."""
+        journal = self._store.folder / "optuna.journal"
+        there = signature(journal)
+        if self._view is None and there and self._told_to_optuna.holds(list(there)):
+            return
         from gatera.studies.views.optuna_view import OptunaView
 
         view, self._view = self._view, None
@@ -98,12 +104,15 @@ class Projector(threading.Thread):
             if (tuning := stored_tuning(self._store, self._plan)) is not None:
                 OptunaView(self._store, tuning, self._max_attempts).sync()
         view.sync()
+        if ends:
+            self._told_to_optuna.note(signature(journal))
         self._view = view
 
     def _project_mlflow(self, *, ends: bool) -> None:
         """Bring MLflow up to the store, through a tracker that is made anew after a fault."""
         told = self._told_to_mlflow
-        if self._tracker is None and told.holds(self._files if ends else None):
+        files = hashes(self._files) if ends else None
+        if self._tracker is None and self._has_all_runs() and told.holds(files):
             return
         tracker, self._tracker = self._tracker, None
         if tracker is None:
@@ -115,8 +124,15 @@ class Projector(threading.Thread):
         tracker.sync()
         if ends and self._files:
             tracker.log_report(report_artifacts(self._files))
-            told.note(self._files)
+            told.note(files)
         self._tracker = tracker
+
+    def _has_all_runs(self) -> bool:
+        """Return whether no run was removed from the store's database, nor the database itself."""
+        if self._uri is not None:
+            return True
+        there = keys_in(self._store.folder / "mlflow.db", self._plan.stem)
+        return {trial.key for trial in self._plan.trials} <= there
 
     def finish(self, files: tuple[Path, ...] = ()) -> None:
         """Project what is left, put `files` on the parent run, and end."""
@@ -161,12 +177,10 @@ def check_that_it_answers(uri: str | None) -> None:
     Raises:
         InputError: nothing answers there within seconds.
     """
-    parts = urlsplit(uri or "")
-    if parts.scheme not in ("http", "https"):
+    if urlsplit(uri or "").scheme not in ("http", "https"):
         return
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     try:
-        urllib.request.urlopen(bare, timeout=_ANSWER_SECONDS).close()
+        urllib.request.urlopen(_without_user(uri), timeout=_ANSWER_SECONDS).close()
     except urllib.error.HTTPError:
         return
     except (OSError, HTTPException) as error:
@@ -175,6 +189,12 @@ def check_that_it_answers(uri: str | None) -> None:
         raise InputError(
             f"nothing answers at {uri}; start the server there, or name another with --tracking-uri"
         ) from None
+
+
+def _without_user(uri: str | None) -> str:
+    """Return an address without the name and the password that may stand in it."""
+    parts = urlsplit(uri or "")
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def project_tuning_trials(
@@ -225,6 +245,7 @@ def rebuild(store: Store, uri: str | None, max_attempts: int | None) -> list[Jso
 
 
 def _rebuild_mlflow(store: Store, plan: Plan, uri: str | None, max_attempts: int | None) -> None:
+    from gatera.reports.write import write_report
     from gatera.studies.views.mlflow_view import Tracker
 
     project_tuning_trials(store, plan, uri, max_attempts)

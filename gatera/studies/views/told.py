@@ -1,69 +1,79 @@
-"""What MLflow was told of a plan: so that a run that finds nothing new does not load MLflow."""
+"""What a view was told of a plan: a run that finds nothing new neither loads nor writes it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gatera.studies.plan.plan import TUNING_SUFFIX, Plan
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import file_sha256, read_json, write_whole
-from gatera.studies.views.mlflow_database import keys_in
-from gatera.trial import Json, sha256_of
+from gatera.trial import Json, Trial, sha256_of
 
 
-class ToldToMlflow:
-    """A note in the store, by tracking server and plan; `sync` does not ask it."""
+class Told:
+    """A note in the store, by view and plan, of what the view holds; `sync` does not ask it."""
 
-    def __init__(self, store: Store, plan: Plan, uri: str | None) -> None:
-        """Look at nothing yet; `uri` None means the store's own database."""
-        self._store, self._plan, self._uri = store, plan, uri
-        self._path = store.folder / "mlflow.json"
+    def __init__(self, store: Store, plan: Plan, view: str) -> None:
+        """Look at nothing yet; `view` is Optuna, MLflow at an address, or reports in a folder."""
+        self._store, self._plan = store, plan
+        self._path, self._name = store.folder / "views.json", f"{plan.stem}: {view}"
 
-    def _results(self) -> str | None:
-        """Return the hash of what the store holds of the plan; None while trials are missing."""
-        told: dict[str, Json] = {}
-        for trial in self._plan.trials:
-            if (result := self._store.result(trial.key)) is None:
-                return None
-            told[trial.key] = [result.attempt, result.code_sha256]
-        tuning = stored_tuning(self._store, self._plan)
-        for trial in () if tuning is None else tuning.trials:
-            result = self._store.result(trial.key)
-            told[trial.key] = None if result is None else result.attempt
-        return sha256_of(told)
+    def holds(self, also: Json = None) -> bool:
+        """Return whether the view was told what the store holds now, all trials being finished.
 
-    def holds(self, report: Iterable[Path] | None) -> bool:
-        """Return whether MLflow was told the results as they are, and these files of a report."""
+        Args:
+            also: What was noted beside it and must be equal; None: whatever that was.
+        """
         noted = self._noted().get(self._name)
-        if not isinstance(noted, dict) or (self._uri is None and not self._database_has_all()):
+        if not isinstance(noted, dict) or noted.get("results") is None:
             return False
-        if report is not None and noted.get("report") != _hashes(report):
+        if also is not None and noted.get("also") != also:
             return False
-        return noted.get("results") is not None and noted["results"] == self._results()
+        return bool(noted["results"] == self._results())
 
-    def note(self, report: Iterable[Path]) -> None:
-        """Note that MLflow was told the results as they are, and these files of a report."""
-        told = {"results": self._results(), "report": _hashes(report)}
+    def note(self, also: Json = None) -> None:
+        """Note that the view was told what the store holds now, and `also`."""
+        told = {"results": self._results(), "also": also}
         write_whole(self._path, json.dumps({**self._noted(), self._name: told}) + "\n")
 
-    @property
-    def _name(self) -> str:
-        return f"{self._plan.stem} at {self._uri}"
+    def also(self) -> Json:
+        """Return what was noted beside it; None where nothing was."""
+        noted = self._noted().get(self._name)
+        return noted.get("also") if isinstance(noted, dict) else None
 
     def _noted(self) -> dict[str, Json]:
         noted = read_json(self._path)
         return noted if isinstance(noted, dict) else {}
 
-    def _database_has_all(self) -> bool:
-        """Return whether no run was removed from the store's database, nor the database itself."""
-        there = keys_in(self._store.folder / "mlflow.db", self._plan.stem)
-        return {trial.key for trial in self._plan.trials} <= there
+    def _results(self) -> str | None:
+        """Return the hash of what the store holds of the plan; None while trials are missing."""
+        told: dict[str, Json] = {}
+        for trial in self._trials():
+            entry = self._store.indexed(trial.key)
+            sha256 = self._store.result_sha256(trial.key) if entry is None else entry.sha256
+            if sha256 is None and not trial.is_tuning:
+                return None
+            seconds = self._store.seconds(trial.key) if entry is None else entry.seconds
+            told[trial.key] = [sha256, seconds]
+        plan = self._store.plan_signature(self._plan.stem)
+        return sha256_of([told, plan and plan_sha256(self._store, self._plan)])
+
+    def _trials(self) -> Iterator[Trial]:
+        yield from self._plan.trials
+        tuning = stored_tuning(self._store, self._plan)
+        yield from () if tuning is None else tuning.trials
 
 
-def _hashes(report: Iterable[Path]) -> dict[str, str]:
-    return {path.name: file_sha256(path) for path in report}
+def plan_sha256(store: Store, plan: Plan) -> str:
+    """Return the hash of a stored plan."""
+    return file_sha256(store.folder / "plans" / f"{plan.stem}.json")
+
+
+def hashes(files: Iterable[Path]) -> dict[str, str | None]:
+    """Return the hash of each file by its name; None of one that is missing."""
+    return {path.name: file_sha256(path) if path.is_file() else None for path in files}
 
 
 def stored_tuning(store: Store, plan: Plan) -> Plan | None:

@@ -67,6 +67,8 @@ def files_sha256(files: Mapping[str, str]) -> str:
 
 def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return the files that differ, that appeared and that went, sorted; none that only moved."""
+    if before == now:  # as of nearly all
+        return []
     then, today = Counter(before.values()), Counter(now.values())
     went, came = then - today, today - then
     gone = {path for path, digest in before.items() if digest in went}

@@ -117,6 +117,7 @@ class Package:
         self._sources: dict[str, bytes] = {}
         self._parts: dict[tuple[Any, ...], _Part] = {}
         self._found: dict[tuple[tuple[str, ...], Names], dict[str, str]] = {}
+        self._keys: dict[tuple[str, str], frozenset[str]] = {}  # of tables, by module and name
         for path in folder.rglob("*.py"):
             within = path.relative_to(folder.parent)
             name = ".".join(within.with_suffix("").parts).removesuffix(".__init__")
@@ -144,6 +145,11 @@ class Package:
         Raises:
             LookupError: the module has no such dict literal.
         """
+        if (module, variable) not in self._keys:
+            self._keys[module, variable] = self._read_keys(module, variable)
+        return self._keys[module, variable]
+
+    def _read_keys(self, module: str, variable: str) -> frozenset[str]:
         for statement in self._tree(module).body:
             if table_name(statement) == variable:
                 return frozenset(filter(None, map(key_text, table_literal(statement).keys)))

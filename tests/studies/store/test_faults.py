@@ -17,6 +17,7 @@ from gatera import cli
 from gatera.errors import InputError
 from gatera.studies.catalog import load
 from gatera.studies.plan.enumeration import Request, make_plan
+from gatera.studies.store.snapshot import status_of
 from gatera.studies.store.store import Store
 
 
@@ -84,7 +85,7 @@ def test_a_plan_that_cannot_be_read_is_one_message(begun, plan, harm):
 def test_a_folder_in_place_of_a_file_of_an_attempt_costs_that_attempt_alone(begun, plan, name):
     trial = plan.trials[5]
     (begun.trial_folder(trial.key) / name).mkdir(parents=True)
-    assert begun.status(trial).state == "waiting"
+    assert status_of(begun, trial).state == "waiting"
     finish(begun)
     assert all(begun.has_result(each.key) for each in plan.trials)
 
@@ -172,7 +173,7 @@ def test_what_no_attempt_can_use_ends_the_trial_at_once(store, plan, monkeypatch
     assert worker.wait(120) == 0, worker.communicate()
     (record,) = store.records(trial.key)
     assert (record.ended, record.message) == ("input", "gatera, seed 0: give something else.")
-    assert store.status(trial).state == "failed"
+    assert status_of(store, trial).state == "failed"
     assert store.has_result(plan.trials_of("hira")[0].key)
 
 

@@ -5,20 +5,21 @@ import dataclasses
 import pytest
 from made_up import commit_result
 
+from gatera.studies.store import snapshot
 from gatera.studies.store.snapshot import Follower, take_snapshot
 
 
 @pytest.fixture
-def looked_at(store, monkeypatch):
+def looked_at(monkeypatch):
     """The keys of the trials whose status was read since this was last emptied."""
     found = []
-    original = store.status
+    original = snapshot.status_of
 
-    def noting(trial, **options):
+    def noting(store, trial, **options):
         found.append(trial.key)
-        return original(trial, **options)
+        return original(store, trial, **options)
 
-    monkeypatch.setattr(store, "status", noting)
+    monkeypatch.setattr(snapshot, "status_of", noting)
     return found
 
 
@@ -34,13 +35,13 @@ def test_only_trials_that_may_go_on_are_looked_at(store, plan, looked_at):
     commit_result(store, third, 0.25, seconds=30.0)
     claim.release()
     looked_at.clear()
-    snapshot = follower.look()
+    followed = follower.look()
     assert sorted(looked_at) == sorted([second.key, third.key])
     whole = take_snapshot(store, plan)
-    assert snapshot.statuses == whole.statuses
-    assert snapshot.trial_seconds == whole.trial_seconds == {first.key: 10.0, third.key: 30.0}
-    assert snapshot.training_share == pytest.approx(whole.training_share)
-    assert snapshot.eta_seconds == pytest.approx(whole.eta_seconds)
+    assert followed.statuses == whole.statuses
+    assert followed.trial_seconds == whole.trial_seconds == {first.key: 10.0, third.key: 30.0}
+    assert followed.training_share == pytest.approx(whole.training_share)
+    assert followed.eta_seconds == pytest.approx(whole.eta_seconds)
 
 
 def test_what_was_taken_away_is_seen_by_the_next_follower(store, plan):
@@ -56,5 +57,5 @@ def test_rows_that_share_their_trials_are_counted_once(store, plan):
     trial = plan.trials_of("hira")[0]
     twice = dataclasses.replace(trial, variant="another")
     commit_result(store, trial, 0.5)
-    snapshot = take_snapshot(store, dataclasses.replace(plan, trials=(trial, twice)))
-    assert snapshot.counts["planned"] == snapshot.counts["done"] == 1
+    taken = take_snapshot(store, dataclasses.replace(plan, trials=(trial, twice)))
+    assert taken.counts["planned"] == taken.counts["done"] == 1

@@ -10,6 +10,7 @@ import pytest
 from made_up import commit_result, make_result, note_end
 
 from gatera.errors import InputError
+from gatera.studies.store.snapshot import status_of
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import file_sha256
 from gatera.training.attempt_files import checkpoint_name
@@ -175,7 +176,7 @@ def test_a_damaged_result_is_noticed_and_its_trial_runs_again(store, plan, file,
     assert store.has_result(trial.key)
     damage(store.trial_folder(trial.key) / file)
     assert store.damage(trial.key).endswith(said)
-    assert store.status(trial).state == "waiting"
+    assert status_of(store, trial).state == "waiting"
     again = commit_result(store, trial, 0.5)
     assert again.attempt == 2
     assert dataclasses.replace(again, attempt=1) == first
@@ -201,9 +202,9 @@ def test_a_store_that_may_only_be_read_can_be_looked_at(store, plan):
     trial = plan.trials[1]
     claim = store.claim(trial.key, OWNER)
     (store.trial_folder(trial.key) / "claim.1").chmod(0o444)
-    assert store.status(trial).state == "running"
+    assert status_of(store, trial).state == "running"
     claim.release()
-    assert store.status(trial).state == "waiting"
+    assert status_of(store, trial).state == "waiting"
 
 
 def test_an_attempt_advances_by_what_it_adds_to_the_earlier_ones(store, plan):
@@ -244,22 +245,22 @@ def test_a_pruned_trial_is_neither_failed_nor_waiting(store, plan):
     trial = plan.trials[1]
     claim = store.claim(trial.key, OWNER)
     store.prune(trial.key, 80)
-    assert store.status(trial).state == "running"  # until its next step
+    assert status_of(store, trial).state == "running"  # until its next step
     claim.release()
-    assert store.status(trial).state == "pruned"
+    assert status_of(store, trial).state == "pruned"
 
 
 def test_status_follows_a_trial_through_its_life(store, plan, monkeypatch):
     trial = plan.trials[1]
 
     def state():
-        return store.status(trial).state
+        return status_of(store, trial).state
 
     assert state() == "waiting"
     claim = store.claim(trial.key, OWNER)
     metrics = store.attempt_folder(trial.key, 1) / "metrics.jsonl"
     metrics.write_text('{"phase": "train", "step": 3}\n{"phase": "train", "st')
-    status = store.status(trial)
+    status = status_of(store, trial)
     assert (status.state, status.owner) == ("running", OWNER)
     assert status.progress == {"phase": "train", "step": 3}
     claim.release()
@@ -269,7 +270,7 @@ def test_status_follows_a_trial_through_its_life(store, plan, monkeypatch):
     monkeypatch.setattr(
         "gatera.studies.store.staleness.training_code", lambda config: {"a.py": "new"}
     )
-    status = store.status(trial)
+    status = status_of(store, trial)
     assert status.state == "stale"
     assert status.reason.startswith("stale: a.py, gatera/")
     store.retire_result(trial.key, "old")
@@ -284,10 +285,10 @@ def test_a_trial_fails_after_its_kinds_limit_and_can_be_forgiven(store, plan):
         note_end(store, trial.key, attempt, "bug", "it broke", "the log")
     assert store.has_failed(trial.key, None)
     assert not store.has_failed(trial.key, 3)
-    status = store.status(trial)
+    status = status_of(store, trial)
     assert (status.state, status.failure.attempt, status.reason) == ("failed", 2, "it broke")
     store.forgive_failures(trial.key)
-    assert store.status(trial).state == "waiting"
+    assert status_of(store, trial).state == "waiting"
 
 
 def test_being_killed_counts_less_than_a_bug(store, plan):

@@ -314,7 +314,7 @@ def test_what_one_server_was_told_another_does_not_know(
     assert follow(f"sqlite:///{other}")
     assert not follow(f"sqlite:///{other}")
     assert not follow()
-    (tracked.folder / "mlflow.json").write_text("[]")
+    (tracked.folder / "views.json").write_text("[]")
     assert follow()
     assert follow(plan=dataclasses.replace(plan, trials=plan.trials[:4], departures={"seeds": 1}))
 

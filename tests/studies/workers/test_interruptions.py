@@ -13,6 +13,7 @@ from made_up import commit_result
 from made_up_work import start_run, start_worker
 from processes import running
 
+from gatera.studies.store.snapshot import status_of
 from gatera.studies.store.store import Store
 from gatera.studies.workers.worker import work
 
@@ -143,7 +144,7 @@ def test_sigterm_releases_the_trial_and_what_follows_resumes_it(store, one_trial
     end_of(worker)
     assert worker.returncode == 143
     assert store.record(key, 1).ended == "interrupted"
-    assert store.status(one_trial).state == "waiting"
+    assert status_of(store, one_trial).state == "waiting"
     end_of(begun(start_worker(store, steps=12)))
     assert store.result(key).attempt == 2
     assert steps_of(store, key, 2)[0] > 1
@@ -250,7 +251,7 @@ def test_a_pruned_trial_stops_and_is_left_alone(store, one_trial, begun):
     store.prune(key, 2)
     end_of(worker)
     assert worker.returncode == 0
-    assert store.status(one_trial).state == "pruned"
+    assert status_of(store, one_trial).state == "pruned"
     assert step_of(store, key, 1) < 100
     assert store.record(key, 1).ended == "pruned"
     assert store.claims.newest(key) == 1

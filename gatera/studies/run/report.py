@@ -1,0 +1,85 @@
+"""The report at the end of a run: written anew where anything that it is made of has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from gatera.studies.plan.plan import Plan
+from gatera.studies.store.index import source_sha256
+from gatera.studies.store.store import Store
+from gatera.studies.views.told import Told, hashes
+from gatera.trial import Json
+
+_DRAWN_WITH = ("matplotlib", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """The text and the files of a report."""
+
+    markdown: str
+    files: tuple[Path, ...]
+
+
+def report_of_run(
+    store: Store,
+    plan: Plan,
+    folder: Path,
+    *,
+    max_attempts: int | None,
+    measured: bool,
+    allow_mixed: bool,
+) -> RunReport:
+    """Write the report of a plan, and the store's index; leave one that is up to date alone.
+
+    Args:
+        store: Where the results are.
+        plan: As the store has it.
+        folder: Where the report goes.
+        max_attempts: Failures after which a trial counts as failed.
+        measured: Whether to print what a clock or a host says.
+        allow_mixed: Whether results that were not made alike may stand in one table.
+
+    Raises:
+        InputError: the results were not made alike, and `allow_mixed` is false.
+    """
+    told = Told(store, plan, f"report in {folder.absolute()}")
+    made_by: Json = {
+        "source": source_sha256(),
+        "versions": {name: metadata.version(name) for name in _DRAWN_WITH},
+        "options": [measured, allow_mixed],
+    }
+    if store.index.is_there and (there := _up_to_date(told, folder, made_by)) is not None:
+        return there
+    # What draws takes seconds to load.
+    from gatera.reports.write import write_report
+    from gatera.studies.views.gather import gather
+
+    record = gather(store, plan, max_attempts=max_attempts)
+    store.index.save()
+    written = write_report(record, folder, measured=measured, allow_mixed=allow_mixed)
+    told.note({**made_by, "files": _noted(written.files, folder)})
+    return RunReport(written.markdown, written.files)
+
+
+def _up_to_date(told: Told, folder: Path, made_by: Json) -> RunReport | None:
+    """Return the report that stands in `folder`, where writing it anew would change nothing."""
+    noted = told.also()
+    if not isinstance(noted, dict) or not isinstance(noted.get("files"), dict):
+        return None
+    files = tuple(folder / name for name in noted["files"])
+    if not told.holds({**made_by, "files": _noted(files, folder)}):
+        return None
+    return RunReport(files[0].read_text(encoding="utf-8"), files)
+
+
+def _noted(files: Iterable[Path], folder: Path) -> dict[str, str | None]:
+    """Return the hash of each file by its path within `folder`."""
+    return {
+        path.relative_to(folder).as_posix(): sha256
+        for path in files
+        for sha256 in hashes([path]).values()
+    }
