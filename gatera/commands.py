@@ -138,16 +138,16 @@ def run_study(options: argparse.Namespace) -> int:
         measured=not options.no_measured,
         allow_mixed=options.allow_mixed,
     )
-    outcome = run(
-        store,
-        plan,
-        run_options,
-        launcher=launcher,
-        slots=slots,
-        show=display.show,
-        say=display.say,
-    )
-    display.end()
+    with display:
+        outcome = run(
+            store,
+            plan,
+            run_options,
+            launcher=launcher,
+            slots=slots,
+            show=display.show,
+            say=display.say,
+        )
     print(outcome.report.markdown)
     for line in (*outcome.warnings, *failure_lines(outcome.snapshot)):
         print(line, file=sys.stderr)

@@ -13,6 +13,7 @@ from gatera.studies.store.snapshot import Snapshot
 from gatera.studies.study import FROZEN
 from gatera.studies.views.budget import tuning_lines
 from gatera.studies.views.progress import duration
+from gatera.terminal import table_lines
 from gatera.trial import Json
 
 _MEASURED_SEEDS = 3  # from these on a spread says more than another benchmark's
@@ -80,7 +81,7 @@ def plan_text(plan: Plan, answer: Mapping[str, Json]) -> str:
         lines.append(f"reproduces {plan.reproduces}")
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     lines += [f"tasks: {', '.join(plan.tasks)}", f"{len(states)} trials: {counted}", ""]
-    width = max(len(name) for name in plan.changes)
+    rows = []
     for name, described in answer["variants"].items():
         seeds = [trial["seed"] for trial in answer["trials"] if trial["variant"] == name]
         changes = ", ".join(
@@ -88,11 +89,11 @@ def plan_text(plan: Plan, answer: Mapping[str, Json]) -> str:
             + (" (NOT DECLARED: run refuses)" if field in described["undeclared"] else "")
             for field, (before, after) in described["differs"].items()
         )
-        role = " (reference)" if name == plan.reference else ""
-        lines.append(
-            f"  {name:<{width}}  seeds {_span(seeds)}  {described['trainable_parameters']:>12,} "
-            f"trainable ({described['trainable_percent']:.4f} %)  {changes}{role}"
-        )
+        role = "(reference)" if name == plan.reference else ""
+        share = f"({described['trainable_percent']:.4f} %)"
+        trainable = f"{described['trainable_parameters']:,} trainable {share}"
+        rows.append(("", name, f"seeds {_span(seeds)}", trainable, f"{changes} {role}".strip()))
+    lines += table_lines(rows, right={3})
     if answer["tuning"] is not None:
         lines += ["", *tuning_lines(answer["tuning"])]
     lines += ["", *_reason_lines(answer["trials"]), *answer["notes"]]
