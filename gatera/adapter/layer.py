@@ -16,12 +16,12 @@ from gatera.adapter.config import GateraConfig
 from gatera.adapter.gates.base import Gate, GateShape
 from gatera.adapter.gates.passes import ForwardPass, preceding_at
 from gatera.adapter.gates.sharing import SharedGate
-from gatera.adapter.updates.base import Delta, Gated, GeneratorFor
+from gatera.adapter.updates.base import Delta, GateValue, GeneratorFor
 from gatera.errors import InputError
 
 
 @dataclass(frozen=True)
-class Closing:
+class GateThreshold:
     """When a gate counts as closed."""
 
     below: float  # 0 never closes
@@ -61,7 +61,7 @@ class GateraLayer(BaseWeightLayer):
         "delta",
         "gate",
         "updates",
-        "closings",
+        "gate_thresholds",
         "shared_gates",
         "gatera_dropout",
     )
@@ -79,7 +79,7 @@ class GateraLayer(BaseWeightLayer):
         self.delta: dict[str, str] = {}
         self.gate: dict[str, str] = {}
         self.updates: dict[str, Delta] = {}
-        self.closings: dict[str, Closing] = {}
+        self.gate_thresholds: dict[str, GateThreshold] = {}
         self.shared_gates: dict[str, SharedGate] = {}
         self.forward_pass: ForwardPass | None = None  # where a gate looks at the tokens before
         self.gatera_dropout = nn.ModuleDict()
@@ -106,7 +106,7 @@ class GateraLayer(BaseWeightLayer):
         self.scaling[adapter_name] = config.scaling(r, alpha)
         self.delta[adapter_name] = config.delta
         self.gate[adapter_name] = config.gate
-        self.closings[adapter_name] = Closing(
+        self.gate_thresholds[adapter_name] = GateThreshold(
             config.gate_threshold, config.gate_threshold_in_training
         )
         self.updates[adapter_name] = update_class.configured(
@@ -215,14 +215,14 @@ class GateraLayer(BaseWeightLayer):
         gate = self.gate_of(adapter_name)
         return gate is not None and gate.input_dependent
 
-    def constant_gate(self, adapter_name: str) -> Gated:
+    def constant_gate(self, adapter_name: str) -> GateValue:
         """Return the value of a gate that does not depend on the input, as evaluation has it."""
         gate = self.gate_of(adapter_name)
         if gate is None:
-            return Gated(None, input_dependent=False)
+            return GateValue(None, input_dependent=False)
         unread = next(iter(self._factors(adapter_name).values()))
         logit = gate(unread)
-        return _value_of(gate, logit, self.closings[adapter_name].below)
+        return _value_of(gate, logit, self.gate_thresholds[adapter_name].below)
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """Return what merging the adapter adds to the base weight, in that weight's layout.
@@ -287,10 +287,10 @@ class GateraLayer(BaseWeightLayer):
 
     def _threshold(self, adapter_name: str) -> float:
         """The value below which the gate counts as closed now; 0 closes none."""
-        closing = self.closings[adapter_name]
-        return closing.below if closing.in_training or not self.training else 0.0
+        threshold = self.gate_thresholds[adapter_name]
+        return threshold.below if threshold.in_training or not self.training else 0.0
 
-    def _gated(self, adapter_name: str, x: Tensor, rows: list[int] | None = None) -> Gated:
+    def _gate_value(self, adapter_name: str, x: Tensor, rows: list[int] | None = None) -> GateValue:
         """Evaluate the adapter's gate, and hand its logit to the recorder if there is one.
 
         Args:
@@ -300,7 +300,7 @@ class GateraLayer(BaseWeightLayer):
         """
         gate = self.gate_of(adapter_name)
         if gate is None:
-            return Gated(None, input_dependent=False)
+            return GateValue(None, input_dependent=False)
         if rows is not None and gate.looks_back:
             raise InputError(
                 f"adapter_names was given, and the gate of adapter {adapter_name!r} "
@@ -347,8 +347,8 @@ class GateraLayer(BaseWeightLayer):
                 raise InputError(unmergeable(name, self.gate[name]))
 
 
-def _value_of(gate: Gate, logit: Tensor, threshold: float) -> Gated:
-    return Gated(
+def _value_of(gate: Gate, logit: Tensor, threshold: float) -> GateValue:
+    return GateValue(
         logit,
         input_dependent=gate.input_dependent,
         per_channel=gate.per_channel,

@@ -16,7 +16,14 @@ from gatera.adapter.gates.base import Gate
 from gatera.adapter.kernels.cache import products
 from gatera.adapter.kernels.functional import Weight
 from gatera.adapter.layer import GateraLayer
-from gatera.adapter.updates.base import NO_GATE, Affine, Gated, Given, Parameters, UnreadGate
+from gatera.adapter.updates.base import (
+    NO_GATE,
+    Affine,
+    GateValue,
+    Parameters,
+    UnreadGate,
+    UpdateInputs,
+)
 from gatera.errors import InputError
 
 
@@ -124,16 +131,16 @@ class GateraLinear(nn.Module, GateraLayer):
         if update.joins_gate and rows is None and not self._drops(adapter_name):
             gate = self._unread_gate(adapter_name, x)
             if gate.soft and gate.affine is not None:
-                given = self._given(adapter_name, parameters, x, base)
-                return result + update.with_gate(given, parameters, gate)
-        gated = self._gated(adapter_name, x, rows)
-        given = self._given(adapter_name, parameters, x, base)
-        if gated.threshold > 0.0 and update.costly and not torch.compiler.is_compiling():
-            return self._with_open_tokens(adapter_name, result, given, gated)
-        return result + update.update(given, parameters, gated)
+                inputs = self._inputs(adapter_name, parameters, x, base)
+                return result + update.with_gate(inputs, parameters, gate)
+        gate_value = self._gate_value(adapter_name, x, rows)
+        inputs = self._inputs(adapter_name, parameters, x, base)
+        if gate_value.threshold > 0.0 and update.costly and not torch.compiler.is_compiling():
+            return self._with_open_tokens(adapter_name, result, inputs, gate_value)
+        return result + update.update(inputs, parameters, gate_value)
 
     def _with_open_tokens(
-        self, adapter_name: str, result: Tensor, given: Given, gated: Gated
+        self, adapter_name: str, result: Tensor, inputs: UpdateInputs, gate_value: GateValue
     ) -> Tensor:
         """As `_with_update`, computing the update of the tokens whose gate is open alone.
 
@@ -141,18 +148,18 @@ class GateraLinear(nn.Module, GateraLayer):
         training waits for every one.
         """
         update, parameters = self.updates[adapter_name], self._factors(adapter_name)
-        assert gated.logit is not None
-        is_open = torch.sigmoid(gated.logit) >= gated.threshold
+        assert gate_value.logit is not None
+        is_open = torch.sigmoid(gate_value.logit) >= gate_value.threshold
         tokens = is_open.any(-1).flatten().nonzero().squeeze(-1)
         if len(tokens) == 0 and not torch.is_grad_enabled():
             return result
-        if not gated.input_dependent:  # one gate, of the layer
+        if not gate_value.input_dependent:  # one gate, of the layer
             if len(tokens) == 0:
-                return result + update.update(given.of(tokens), parameters, gated).sum(0)
-            return result + update.update(given, parameters, gated)
+                return result + update.update(inputs.of(tokens), parameters, gate_value).sum(0)
+            return result + update.update(inputs, parameters, gate_value)
         # An open token may have closed channels.
-        chosen = gated.of(tokens, gated.threshold if gated.per_channel else 0.0)
-        opened = update.update(given.of(tokens), parameters, chosen)
+        chosen = gate_value.of(tokens, gate_value.threshold if gate_value.per_channel else 0.0)
+        opened = update.update(inputs.of(tokens), parameters, chosen)
         wide = torch.promote_types(result.dtype, opened.dtype)
         flat = result.reshape(-1, result.shape[-1]).to(wide)
         return flat.index_add(0, tokens, opened.to(wide)).view(result.shape)
@@ -164,8 +171,8 @@ class GateraLinear(nn.Module, GateraLayer):
             return None
         bias: Any = self.base_layer.bias
         parameters = self._factors(adapter_name)
-        given = self._given(adapter_name, parameters, x, None)
-        return update.with_base(given, bias, parameters, self._unread_gate(adapter_name, x))
+        inputs = self._inputs(adapter_name, parameters, x, None)
+        return update.with_base(inputs, bias, parameters, self._unread_gate(adapter_name, x))
 
     def _is_plain(self) -> bool:
         """Whether the base layer is its weight and bias: no hooks, no quantization, no adapter."""
@@ -194,7 +201,7 @@ class GateraLinear(nn.Module, GateraLayer):
             soft=not (gate.per_channel or self._threshold(adapter_name) > 0.0),
             affine=self._affine(adapter_name, gate),
             parameters=gate.parameters,
-            read=lambda: self._gated(adapter_name, x),
+            read=lambda: self._gate_value(adapter_name, x),
             tell=tell,
         )
 
@@ -206,7 +213,9 @@ class GateraLinear(nn.Module, GateraLayer):
         hooked = gate._forward_hooks or gate._forward_pre_hooks or gate._backward_hooks
         return None if hooked or "forward" in gate.__dict__ else (*affine, gate.temperature)
 
-    def _given(self, adapter_name: str, p: Parameters, x: Tensor, base: Tensor | None) -> Given:
+    def _inputs(
+        self, adapter_name: str, p: Parameters, x: Tensor, base: Tensor | None
+    ) -> UpdateInputs:
         """What an update is computed from.
 
         Args:
@@ -232,14 +241,12 @@ class GateraLinear(nn.Module, GateraLayer):
         parameters = tuple(p.values())
         cast_to = parameters[0].dtype if self.cast_input_dtype_enabled else None
         if not isinstance(W, Tensor) or not self._evaluates():
-            return Given(dropped, W, base_without_bias, None, cast_to)
+            return UpdateInputs(dropped, W, base_without_bias, None, cast_to)
 
-        def remember(
-            key: str, build: Callable[[], Tensor], others: Iterable[Tensor] = ()
-        ) -> Tensor:
+        def cached(key: str, build: Callable[[], Tensor], others: Iterable[Tensor] = ()) -> Tensor:
             return products.get(self, (adapter_name, key), (W, *parameters, *others), build)
 
-        return Given(dropped, W, base_without_bias, remember, cast_to)
+        return UpdateInputs(dropped, W, base_without_bias, cached, cast_to)
 
     def train(self, mode: bool = True) -> GateraLinear:
         """Training changes the weights, so products kept for evaluation go."""

@@ -207,8 +207,8 @@ class Diagonal(Delta):
     def shapes(self):
         return {"B": (self.out_features, 1)}
 
-    def update(self, given, p, gate):
-        return gate.applied(given.base() * p["B"].squeeze(1) * self.scaling)
+    def update(self, inputs, p, gate):
+        return gate.applied(inputs.base() * p["B"].squeeze(1) * self.scaling)
 
     def weight(self, W, p):
         return W * p["B"] * self.scaling

@@ -27,7 +27,7 @@ Affine = tuple[Tensor, Tensor, float]
 """w, (1, in), b, (1,), and the temperature of a gate whose logit is (w·x + b) / temperature."""
 
 
-class Remember(Protocol):
+class ProductCache(Protocol):
     """Gives what was made from W and the update's parameters before, or makes it."""
 
     def __call__(
@@ -36,7 +36,7 @@ class Remember(Protocol):
         """Return what `build` returns; `others` are what it reads beside those parameters."""
 
 
-class Gated:
+class GateValue:
     """The value of a gate, where there is one: σ(logit), and 0 below a threshold.
 
     `logit` is (..., 1) for a gate of the token, (..., out) for one of its channels, (1,) for one
@@ -70,10 +70,10 @@ class Gated:
         gate = torch.sigmoid(self.logit)
         return torch.where(gate < self.threshold, 0.0, gate) if self.threshold > 0.0 else gate
 
-    def of(self, tokens: Tensor, threshold: float) -> Gated:
+    def of(self, tokens: Tensor, threshold: float) -> GateValue:
         """Return the gate of some tokens, by their numbers, (tokens, ·)."""
         assert self.logit is not None
-        return Gated(
+        return GateValue(
             as_rows(self.logit)[tokens],
             input_dependent=True,
             per_channel=self.per_channel,
@@ -103,7 +103,7 @@ class UnreadGate:
     soft: bool
     affine: Affine | None
     parameters: Callable[[], Iterable[Tensor]]
-    read: Callable[[], Gated]
+    read: Callable[[], GateValue]
     tell: Callable[[Tensor], None]
 
 
@@ -112,27 +112,27 @@ NO_GATE = UnreadGate(
     soft=True,
     affine=None,
     parameters=tuple,
-    read=lambda: Gated(None, input_dependent=False),
+    read=lambda: GateValue(None, input_dependent=False),
     tell=lambda logit: None,
 )
 
 
 @dataclass(frozen=True)
-class Given:
+class UpdateInputs:
     """What an update is computed from.
 
     Attributes:
         x: The input, (..., in), after dropout, in the type that the layer got.
         W: The frozen weight, (out, in), or what unpacks it; None where the update does not need it.
         base: Gives W x without the bias, (..., out).
-        remember: Keeps products in evaluation; None in training.
+        cached: Keeps products in evaluation; None in training.
         cast_to: The type that the input of a low-rank product is cast to; None leaves it.
     """
 
     x: Tensor
     W: Weight | None
     base: Callable[[], Tensor]
-    remember: Remember | None
+    cached: ProductCache | None
     cast_to: torch.dtype | None = None
 
     def weight(self) -> Tensor:
@@ -140,7 +140,7 @@ class Given:
         assert self.W is not None
         return self.W if isinstance(self.W, Tensor) else self.W()
 
-    def of(self, tokens: Tensor) -> Given:
+    def of(self, tokens: Tensor) -> UpdateInputs:
         """Return what the update of some tokens is computed from, x as (tokens, in)."""
         return replace(
             self,
@@ -204,12 +204,12 @@ class Delta:
             else:
                 fill_uniform(parameter, generator_for(name))
 
-    def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
+    def update(self, inputs: UpdateInputs, p: Parameters, gate: GateValue) -> Tensor:
         """Return g · Δ(x), (..., out)."""
         raise NotImplementedError
 
     def with_base(
-        self, given: Given, bias: Tensor | None, p: Parameters, gate: UnreadGate
+        self, inputs: UpdateInputs, bias: Tensor | None, p: Parameters, gate: UnreadGate
     ) -> Tensor | None:
         """Return W x + bias + g · Δ(x), (..., out), or None where it is better done in parts.
 
@@ -218,7 +218,7 @@ class Delta:
         """
         return None
 
-    def with_gate(self, given: Given, p: Parameters, gate: UnreadGate) -> Tensor:
+    def with_gate(self, inputs: UpdateInputs, p: Parameters, gate: UnreadGate) -> Tensor:
         """Return g · Δ(x), (..., out), and tell the gate's logit.
 
         Called where the gate is soft and affine, and the update reads what it reads.
@@ -236,7 +236,7 @@ def _has_route(cls: type[Delta], route: str) -> bool:
     return owner is not Delta and owner.update is cls.update
 
 
-def layer_scaled(B: Tensor, gate: Gated) -> Tensor:
+def layer_scaled(B: Tensor, gate: GateValue) -> Tensor:
     """Return g · B for a gate that does not depend on the token."""
     return gate.applied(B)
 

@@ -7,7 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from gatera.adapter.kernels.functional import without_autocast
-from gatera.adapter.updates.base import Delta, Gated, GeneratorFor, Given, Parameters, Shape
+from gatera.adapter.updates.base import (
+    Delta,
+    GateValue,
+    GeneratorFor,
+    Parameters,
+    Shape,
+    UpdateInputs,
+)
 
 
 class Dora(Delta):
@@ -38,16 +45,16 @@ class Dora(Delta):
         beside_W = {name: factor.to(W.device) for name, factor in low_rank.items()}
         p["magnitude"].copy_(self._norm(W, beside_W))
 
-    def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
+    def update(self, inputs: UpdateInputs, p: Parameters, gate: GateValue) -> Tensor:
         """Return g · ((m/‖V‖ - 1) ⊙ W x + m/‖V‖ ⊙ alpha/r · BA x)."""
-        W = given.weight()
-        if given.remember is None:
+        W = inputs.weight()
+        if inputs.cached is None:
             norm = self._norm(W, p)
         else:
-            norm = given.remember("norm", lambda: self._norm(W, p))
-        low_rank = F.linear(F.linear(given.cast_x(), p["A"]), p["B"])
+            norm = inputs.cached("norm", lambda: self._norm(W, p))
+        low_rank = F.linear(F.linear(inputs.cast_x(), p["A"]), p["B"])
         scale = p["magnitude"] / norm  # (out,)
-        return gate.applied((scale - 1) * given.base() + scale * low_rank * self.scaling)
+        return gate.applied((scale - 1) * inputs.base() + scale * low_rank * self.scaling)
 
     def weight(self, W: Tensor | None, p: Parameters) -> Tensor:
         """Return m/‖V‖ ⊙ V - W."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gatera.adapter.updates.base import Delta, Gated, Given, Parameters, Shape
+from gatera.adapter.updates.base import Delta, GateValue, Parameters, Shape, UpdateInputs
 from gatera.adapter.updates.hira import hadamard_update, hadamard_weight
 from gatera.adapter.updates.lora import low_rank_update
 
@@ -27,10 +27,10 @@ class Hilora(Delta):
         first = super().shapes()
         return {**first, **{f"{name}2": shape for name, shape in first.items()}}
 
-    def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
+    def update(self, inputs: UpdateInputs, p: Parameters, gate: GateValue) -> Tensor:
         """Return g · ((W ⊙ (BA)) x + alpha/r · B2 A2 x)."""
-        multiplicative = hadamard_update(given, p["A"], p["B"], gate)
-        additive = low_rank_update(given.cast_x(), p["A2"], p["B2"], self.scaling, gate)
+        multiplicative = hadamard_update(inputs, p["A"], p["B"], gate)
+        additive = low_rank_update(inputs.cast_x(), p["A2"], p["B2"], self.scaling, gate)
         return multiplicative + additive
 
     def weight(self, W: Tensor | None, p: Parameters) -> Tensor:

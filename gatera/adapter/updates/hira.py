@@ -18,10 +18,10 @@ from gatera.adapter.kernels.hadamard import (
 )
 from gatera.adapter.updates.base import (
     Delta,
-    Gated,
-    Given,
+    GateValue,
     Parameters,
     UnreadGate,
+    UpdateInputs,
     layer_scaled,
 )
 
@@ -37,18 +37,18 @@ class Hira(Delta):
     costly = True
     adds_up = True
 
-    def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
+    def update(self, inputs: UpdateInputs, p: Parameters, gate: GateValue) -> Tensor:
         """Return g · (W ⊙ (BA)) x; a gate of the layer goes into B, where it costs nothing."""
-        return hadamard_update(given, p["A"], p["B"], gate)
+        return hadamard_update(inputs, p["A"], p["B"], gate)
 
     def with_base(
-        self, given: Given, bias: Tensor | None, p: Parameters, gate: UnreadGate
+        self, inputs: UpdateInputs, bias: Tensor | None, p: Parameters, gate: UnreadGate
     ) -> Tensor | None:
         """Return W x + bias + g · (W ⊙ (BA)) x, the sums done inside the products."""
         if not gate.soft:
             return None
-        x, W, A, B = given.x, given.weight(), p["A"], p["B"]
-        if given.remember is None and gate.affine is not None:
+        x, W, A, B = inputs.x, inputs.weight(), p["A"], p["B"]
+        if inputs.cached is None and gate.affine is not None:
             y, logit = token_gated_hadamard_layer(x, W, bias, A, B, *gate.affine)
             gate.tell(logit)
             return y
@@ -56,13 +56,13 @@ class Hira(Delta):
         # In low precision 1 + BA would round small updates away.
         exact = A.dtype == W.dtype == dtype and dtype in (torch.float32, torch.float64)
         if exact and not gate.input_dependent:
-            return _folded(given, bias, A, B, gate)
-        if given.remember is not None:
+            return _folded(inputs, bias, A, B, gate)
+        if inputs.cached is not None:
             return None
-        gated = gate.read()
-        if gated.input_dependent:
-            return gated_hadamard_layer(x, W, bias, A, B, gated.logit)
-        return gated_hadamard_layer(x, W, bias, A, layer_scaled(B, gated), None)
+        gate_value = gate.read()
+        if gate_value.input_dependent:
+            return gated_hadamard_layer(x, W, bias, A, B, gate_value.logit)
+        return gated_hadamard_layer(x, W, bias, A, layer_scaled(B, gate_value), None)
 
     def weight(self, W: Tensor | None, p: Parameters) -> Tensor:
         """Return W ⊙ (BA), float32 or better."""
@@ -70,18 +70,18 @@ class Hira(Delta):
         return hadamard_weight(W, p["A"], p["B"])
 
 
-def hadamard_update(given: Given, A: Tensor, B: Tensor, gate: Gated) -> Tensor:
+def hadamard_update(inputs: UpdateInputs, A: Tensor, B: Tensor, gate: GateValue) -> Tensor:
     """g · (W ⊙ (BA)) x by the cheapest route that the gate allows."""
-    x, W = given.x, given.W
+    x, W = inputs.x, inputs.W
     assert W is not None
-    if given.remember is not None:
+    if inputs.cached is not None:
         dtype = linear_dtype(x)
 
         def build() -> Tensor:
             with without_autocast(x):
-                return hadamard_product(given.weight(), A, B, dtype)
+                return hadamard_product(inputs.weight(), A, B, dtype)
 
-        D = given.remember(f"product {dtype}", build)
+        D = inputs.cached(f"product {dtype}", build)
         if gate.of_tokens:
             return gated_linear(x, D, gate.logit)
         return gate.applied(gated_linear(x, D, None))
@@ -92,13 +92,15 @@ def hadamard_update(given: Given, A: Tensor, B: Tensor, gate: Gated) -> Tensor:
     return hadamard_linear(x, W, A, layer_scaled(B, gate), None)
 
 
-def _folded(given: Given, bias: Tensor | None, A: Tensor, B: Tensor, gate: UnreadGate) -> Tensor:
+def _folded(
+    inputs: UpdateInputs, bias: Tensor | None, A: Tensor, B: Tensor, gate: UnreadGate
+) -> Tensor:
     """One product with W ⊙ (1 + g · BA); in evaluation that weight may be at hand."""
-    W, B = given.weight(), layer_scaled(B, gate.read())
-    if given.remember is None:
-        return folded_hadamard_linear(given.x, W, bias, A, B)
-    weight = given.remember("folded", lambda: folded_weight(W, A, B), gate.parameters())
-    return F.linear(given.x, weight, bias)
+    W, B = inputs.weight(), layer_scaled(B, gate.read())
+    if inputs.cached is None:
+        return folded_hadamard_linear(inputs.x, W, bias, A, B)
+    weight = inputs.cached("folded", lambda: folded_weight(W, A, B), gate.parameters())
+    return F.linear(inputs.x, weight, bias)
 
 
 def hadamard_weight(W: Tensor, A: Tensor, B: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from gatera.adapter.updates.base import (
     Delta,
-    Gated,
+    GateValue,
     GeneratorFor,
-    Given,
     Parameters,
     Shape,
+    UpdateInputs,
     fill_uniform,
 )
 from gatera.settings import GateraFields
@@ -63,9 +63,9 @@ class Mora(Delta):
         else:
             fill_uniform(p["A"], generator_for("A"))
 
-    def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
+    def update(self, inputs: UpdateInputs, p: Parameters, gate: GateValue) -> Tensor:
         """Return g · alpha/r · decompress(M compress(x))."""
-        return gate.applied(self._apply(given.cast_x(), p["A"]) * self.scaling)
+        return gate.applied(self._apply(inputs.cast_x(), p["A"]) * self.scaling)
 
     def weight(self, W: Tensor | None, p: Parameters) -> Tensor:
         """Return the matrix that the update is, by applying it to each unit vector."""

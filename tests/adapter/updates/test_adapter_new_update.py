@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from gatera import GateraConfig
 from gatera.adapter.updates import DELTAS
-from gatera.adapter.updates.base import Delta, Gated, Given, Parameters, Shape, UnreadGate
+from gatera.adapter.updates.base import (
+    Delta,
+    GateValue,
+    Parameters,
+    Shape,
+    UnreadGate,
+    UpdateInputs,
+)
 from gatera.adapter.updates.hira import Hira
 from gatera.adapter.updates.lora import Lora
 
@@ -26,8 +33,8 @@ class Scales(Delta):
     def shapes(self) -> dict[str, Shape]:
         return {"B": (self.out_features, 1)}
 
-    def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
-        return gate.applied(given.base() * p["B"].squeeze(1))
+    def update(self, inputs: UpdateInputs, p: Parameters, gate: GateValue) -> Tensor:
+        return gate.applied(inputs.base() * p["B"].squeeze(1))
 
     def weight(self, W: Tensor | None, p: Parameters) -> Tensor:
         assert W is not None
@@ -40,12 +47,12 @@ class JoinedScales(Scales):
     joined = 0
 
     def with_base(
-        self, given: Given, bias: Tensor | None, p: Parameters, gate: UnreadGate
+        self, inputs: UpdateInputs, bias: Tensor | None, p: Parameters, gate: UnreadGate
     ) -> Tensor | None:
         if gate.input_dependent:
             return None
         type(self).joined += 1
-        y = nn.functional.linear(given.x, given.weight() * (1 + gate.read().applied(p["B"])))
+        y = nn.functional.linear(inputs.x, inputs.weight() * (1 + gate.read().applied(p["B"])))
         return y if bias is None else y + bias
 
 
@@ -88,24 +95,24 @@ def test_a_new_update_is_refused_by_its_name_alone(scales: type[Delta]) -> None:
 class Doubled(Hira):
     """Derives from an update with a route, and computes something else."""
 
-    def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
-        return 2 * super().update(given, p, gate)
+    def update(self, inputs: UpdateInputs, p: Parameters, gate: GateValue) -> Tensor:
+        return 2 * super().update(inputs, p, gate)
 
     def weight(self, W: Tensor | None, p: Parameters) -> Tensor:
         return 2 * super().weight(W, p)
 
 
 class DoubledLora(Lora):
-    def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
-        return 2 * super().update(given, p, gate)
+    def update(self, inputs: UpdateInputs, p: Parameters, gate: GateValue) -> Tensor:
+        return 2 * super().update(inputs, p, gate)
 
     def weight(self, W: Tensor | None, p: Parameters) -> Tensor:
         return 2 * super().weight(W, p)
 
 
 class Mixin:
-    def update(self, given: Given, p: Parameters, gate: Gated) -> Tensor:
-        return 2 * super().update(given, p, gate)  # type: ignore[misc]
+    def update(self, inputs: UpdateInputs, p: Parameters, gate: GateValue) -> Tensor:
+        return 2 * super().update(inputs, p, gate)  # type: ignore[misc]
 
 
 class MixedIn(Mixin, Hira):
