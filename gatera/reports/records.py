@@ -101,6 +101,7 @@ class StudyRecord:
     tasks: tuple[str, ...]
     rows: tuple[RowRecord, ...]
     backbone: str = ""
+    endpoint: str = "accuracy"  # the score that averages and verdicts rest on
     notes: tuple[str, ...] = field(default=())  # what has to be said of the study as a whole
 
     @property

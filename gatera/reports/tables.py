@@ -91,7 +91,7 @@ def build_table(record: StudyRecord) -> Table:
     published = None
     if record.published is not None:
         published = published_table(record.published, record.backbone)
-    averages = {row.variant: average_by_seed(row, record.tasks) for row in record.rows}
+    averages = averages_by_seed(record)
     comparisons = _compare(record, averages)
     rows = tuple(
         _table_row(row, record, averages, comparisons.get(row.variant), published)
@@ -116,11 +116,15 @@ def _beside_paper(
     )
 
 
-def average_by_seed(row: RowRecord, tasks: Sequence[str]) -> dict[int, float]:
-    """Return the plain mean over tasks of each seed of a row."""
+def averages_by_seed(record: StudyRecord) -> dict[str, dict[int, float]]:
+    """Return row -> seed -> the plain mean of the study's endpoint over tasks."""
+    names = [f"test/{record.endpoint}/{task}" for task in record.tasks]
     return {
-        seed: basic.fmean(result.metrics[f"test/accuracy/{task}"] for task in tasks)
-        for seed, result in row.results.items()
+        row.variant: {
+            seed: basic.fmean(result.metrics[name] for name in names)
+            for seed, result in row.results.items()
+        }
+        for row in record.rows
     }
 
 
@@ -213,7 +217,7 @@ def median_spread(differences: Iterable[PairedDifference]) -> PairedDifference |
 
 def measured_spread(record: StudyRecord) -> PairedDifference | None:
     """Return the median spread that a study's differences have so far."""
-    averages = {row.variant: average_by_seed(row, record.tasks) for row in record.rows}
+    averages = averages_by_seed(record)
     return median_spread(_differences(record, averages).values())
 
 
@@ -265,7 +269,7 @@ def _table_row(
         changes=row.changes,
         seeds=tuple(row.results),
         planned=len(row.trials),
-        scores=_mean_by_task(results, record.tasks, "test/accuracy"),
+        scores=_mean_by_task(results, record.tasks, f"test/{record.endpoint}"),
         no_keyword=no_keyword,
         average=basic.fmean(averages) if averages else None,
         average_by_seed=by_seed,

@@ -18,6 +18,8 @@ from gatera.trial import Json
 
 FROZEN = "frozen"  # the row of the untrained backbone, which every study has
 
+ENDPOINTS = ("accuracy",)  # measured as "test/<endpoint>/<task>"
+
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _NO_CHANGES: Mapping[str, Json] = MappingProxyType({})
 
@@ -107,7 +109,7 @@ class Study:
     reproduces: str = ""  # what it reproduces, with its source; "" where it asks a new question
     tasks: tuple[str, ...] | None = None  # what is scored; None: the scale's own tasks
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    metric: str = "accuracy"
+    endpoint: str = "accuracy"  # the score that verdicts rest on
     defaults: Mapping[str, Json] = field(default_factory=lambda: _NO_CHANGES)  # for all variants
     published: str | None = None  # name of a table in gatera.reports.published
     curve: str | None = None  # "section.field" drawn along the x axis of a figure
@@ -129,8 +131,9 @@ class Study:
         wrong = [s for s in self.seeds if isinstance(s, bool) or not isinstance(s, int) or s < 0]
         if wrong:
             raise InputError(f"seeds {self.seeds} hold {wrong[0]!r}; give whole numbers from 0 on.")
-        if self.metric != "accuracy":
-            raise InputError(f"metric {self.metric!r} is not known; known: accuracy.")
+        if self.endpoint not in ENDPOINTS:
+            known = ", ".join(ENDPOINTS)
+            raise InputError(f"endpoint {self.endpoint!r} is not known; known: {known}.")
 
     def variant(self, name: str) -> Variant:
         """Return the variant called `name`.

@@ -41,3 +41,8 @@ def test_an_unknown_variant_lists_those_there_are():
     assert study.variant("b") == Variant("b")
     with pytest.raises(InputError, match="no variant 'c' in this study; it has frozen, a, b"):
         study.variant("c")
+
+
+def test_an_endpoint_that_nothing_measures_is_refused():
+    with pytest.raises(InputError, match="endpoint 'bleu' is not known; known: accuracy"):
+        Study((Variant("a"),), reference="a", endpoint="bleu")

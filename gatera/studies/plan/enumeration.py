@@ -87,6 +87,7 @@ def make_plan(loaded: LoadedStudy, request: Request, *, strict: bool = True) -> 
         reference=study.reference,
         published=study.published,
         curve=study.curve,
+        endpoint=study.endpoint,
         study_sha256=loaded.sha256,
         departures=_departures(loaded, request, base),
         tasks=tuple(base["data"]["tasks"]),

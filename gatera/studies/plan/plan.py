@@ -33,6 +33,7 @@ class Plan:
     notes: tuple[str, ...] = ()  # what a report has to say of the study as a whole
     tuning: PlannedTuning | None = None
     is_tuning: bool = False  # whether these are the tuning trials proposed so far
+    endpoint: str = "accuracy"  # the score that verdicts rest on
     missing: tuple[str, ...] = ()  # what could not be read: no trial of such a plan can run
 
     @property

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from statistics import fmean
 
+from gatera.errors import InputError
 from gatera.studies.store.index import Answers, Entry, Marks, Points
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import signature
@@ -15,6 +18,7 @@ def read_finished(store: Store, trial: Trial) -> Entry:
 
     Raises:
         LookupError: the trial has no result that is whole.
+        InputError: its scores are not those of its predictions.
     """
     if (known := store.indexed(trial.key)) is not None:
         return known
@@ -22,6 +26,8 @@ def read_finished(store: Store, trial: Trial) -> Entry:
     result, sha256 = store.result(trial.key), store.result_sha256(trial.key)
     if result is None or sha256 is None:
         raise LookupError(f"trial {trial.key} has no result")
+    answers = _answers(store, result)
+    _check_scores(store, result, answers)
     points = _points(store.metrics(*each) for each in _trained_in(store, trial, result))
     entry = Entry(
         marks=marks,
@@ -30,7 +36,7 @@ def read_finished(store: Store, trial: Trial) -> Entry:
         newest=store.claims.newest(trial.key),
         seconds=store.seconds(trial.key),
         trained_seconds=_seconds_of_another(store, trial),
-        answers=_answers(store, result),
+        answers=answers,
         train_loss=points["train/loss"],
         accuracy=points["val/accuracy"],
     )
@@ -84,6 +90,18 @@ def _answers(store: Store, result: TrialResult) -> Answers:
     for task, index, correct in zip(*(each.to_pylist() for each in table.columns), strict=True):
         answers.setdefault(task, {})[index] = correct
     return answers
+
+
+def _check_scores(store: Store, result: TrialResult, answers: Answers) -> None:
+    """Refuse a result whose shares of right answers are not those of its predictions."""
+    for task, right in answers.items():
+        stated, counted = result.metrics[f"test/accuracy/{task}"], fmean(right.values())
+        if not math.isclose(stated, counted, abs_tol=1e-9):
+            raise InputError(
+                f"the result of trial {result.key} says that {100 * stated:.2f} % of {task} are "
+                f"right, its predictions {100 * counted:.2f} %: one of them is not what was "
+                f"measured. Move {store.trial_folder(result.key)} away, and `run` measures again."
+            )
 
 
 def _points(attempts: Iterable[list[dict[str, Json]]]) -> Mapping[str, Points]:

@@ -66,6 +66,7 @@ def gather(
         reference=plan.reference,
         published=plan.published,
         curve=plan.curve,
+        endpoint=plan.endpoint,
         departures=plan.departures,
         study_sha256=plan.study_sha256,
         tasks=plan.tasks,

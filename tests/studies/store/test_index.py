@@ -7,6 +7,7 @@ import pytest
 from made_up import answers_worth, commit_result, note_end
 
 from gatera import cli
+from gatera.errors import InputError
 from gatera.reports import write
 from gatera.studies.run import report
 from gatera.studies.run.report import report_of_run
@@ -19,7 +20,7 @@ from gatera.studies.views.gather import gather
 
 @pytest.fixture
 def filled(store, plan):
-    """A store with every result: items of two digits, a course, and a killed attempt."""
+    """A store with every result: items of four digits, a course, and a killed attempt."""
     store.write_plan(plan)
     for n, trial in enumerate(plan.trials):
         if n == 3:
@@ -62,6 +63,15 @@ def test_what_is_indexed_is_not_read_again_and_is_the_same(filled, plan, opened)
     (resumed,) = [t for row in before.rows for t in row.trials if t.curves.train_loss[0][0] == 1]
     assert resumed.curves.train_loss == ((1, 3.0), (2, 2.0), (10, 0.5))
     assert resumed.seconds == 17.0
+
+
+def test_scores_that_are_not_those_of_the_predictions_are_refused(filled, plan):
+    trial = plan.trials_of("hira")[1]
+    filled.retire_result(trial.key, "older")
+    task = plan.tasks[3]
+    commit_result(filled, trial, 0.5, metrics={f"test/accuracy/{task}": 0.755})
+    with pytest.raises(InputError, match=rf"trial {trial.key} says that 75.50 % of {task}"):
+        gather(Store(filled.folder), plan)
 
 
 def test_a_new_result_is_read_and_the_others_are_not(filled, plan, opened):
