@@ -3,9 +3,9 @@
     python benchmarks/overhead.py [--stores 10] [--trials 200] [--workers 8]
     python benchmarks/overhead.py --seeds 500 [--rows 10] [--workers 4]
 
-The first: fresh stores; counts what a locked database, a lost or a doubled trial would show, and
-writes reports/benchmarks/overhead.md. The second: one large study; prints what its thousands of
-trials cost, one JSON object.
+Each writes its part of reports/benchmarks/overhead.md. The first: fresh stores; counts what a
+locked database, a lost or a doubled trial would show. The second: one large study, whose figures it
+prints too, as one JSON object; `--beside FILE` puts those of another commit beside them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from gatera.studies.launch.local import LocalLauncher
 from gatera.studies.plan.enumeration import Request, make_plan
 from gatera.studies.plan.plan import Plan
 from gatera.studies.store.owner import worker_name
-from gatera.studies.store.snapshot import take_snapshot
+from gatera.studies.store.snapshot import Snapshot, take_snapshot
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import file_sha256
+from gatera.studies.views.mlflow_database import keys_in
 from gatera.studies.workers.worker import work
 from gatera.training.attempt_files import ADAPTER_FOLDER
 from gatera.training.provenance.code import scoring_code, training_code
@@ -211,31 +212,109 @@ def measure_growth(rows: int, seeds: int, workers: int, folder: Path) -> dict[st
     """Run one large study of trials that do nothing, twice; return what it cost."""
     store, plan = Store(folder / "store", create=True), plan_of(seeds, rows)
     wrote, read = _seconds(lambda: store.write_plan(plan)), _seconds(lambda: store.plan(plan.stem))
+    tracked: list[int] = []  # MLflow's runs when the last trial had ended
+
+    def show(snapshot: Snapshot) -> None:
+        if not tracked and not snapshot.unfinished:
+            tracked.append(len(keys_in(store.folder / "mlflow.db", plan.stem)))
+
     began, cpu = time.time(), time.process_time()
-    _run(store, plan, workers, folder)
+    _run(store, plan, workers, folder, show=show)
     ended, cpu = time.time(), time.process_time() - cpu
     written = sorted(path.stat().st_mtime for path in store.folder.glob("trials/*/result.json"))
     part = min(1000, len(written) // 2)
-    again = Store(store.folder)  # which has read nothing yet
+
+    def look() -> None:
+        again = Store(store.folder, verifies=False)  # which has read nothing yet
+        take_snapshot(again, again.plan(plan.stem))
+
+    after = ended - written[-1]
     return {
         "trials": len(plan.trials),
+        "workers": workers,
         "results": len(written),
         "seconds_a_trial": (written[-1] - written[0]) / len(written),
-        "first_of_them": (written[part - 1] - written[0]) / part,
-        "last_of_them": (written[-1] - written[-part]) / part,
+        "seconds_of_the_first": (written[part - 1] - written[0]) / part,
+        "seconds_of_the_last": (written[-1] - written[-part]) / part,
         "part": part,
+        "supervisor_share_of_a_core": cpu / (ended - began),
+        "supervisor_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "plan_mib": (store.folder / "plans" / f"{plan.stem}.json").stat().st_size / 2**20,
         "plan_written_seconds": wrote,
         "plan_read_seconds": read,
-        "to_the_first_result_seconds": written[0] - began,  # workers load the stack
-        "after_the_last_result_seconds": ended - written[-1],  # MLflow catches up, and the report
-        "supervisor_cpu_seconds": cpu,
-        "status_seconds": _seconds(lambda: take_snapshot(again, again.plan(plan.stem))),
+        "status_seconds": min(_seconds(look) for _ in range(3)),
         "repeated_run_seconds": _seconds(lambda: _run(Store(store.folder), plan, workers, folder)),
-        "supervisor_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "runs_in_mlflow_at_the_last_result": sum(tracked),
+        "seconds_after_the_last_result": after,
+        "mlflow_runs_a_second_then": (len(plan.trials) - sum(tracked)) / after,
     }
 
 
-def _run(store: Store, plan: Plan, workers: int, folder: Path, preload: str = STACK) -> Outcome:
+_GROWTH = (  # what is said of each figure, and in which form
+    ("trials", "trials", "{:,.0f}"),
+    ("workers", "workers", "{:.0f}"),
+    ("seconds_a_trial", "seconds a trial, from the first result to the last", "{:.3f}"),
+    ("seconds_of_the_first", "the same, of the first {part:,.0f}", "{:.3f}"),
+    ("seconds_of_the_last", "the same, of the last {part:,.0f}", "{:.3f}"),
+    ("supervisor_share_of_a_core", "share of a core that the supervisor takes", "{:.2f}"),
+    ("supervisor_peak_mib", "supervisor's memory at its peak, MiB", "{:,.0f}"),
+    ("plan_mib", "plan file, MiB", "{:.1f}"),
+    ("plan_written_seconds", "seconds to write the plan", "{:.2f}"),
+    ("plan_read_seconds", "seconds to read it", "{:.2f}"),
+    ("status_seconds", "seconds of `status` (the best of three)", "{:.2f}"),
+    ("repeated_run_seconds", "seconds of `run` on the finished store", "{:.1f}"),
+    ("runs_in_mlflow_at_the_last_result", "runs that MLflow has at the last result", "{:,.0f}"),
+    ("mlflow_runs_a_second_then", "runs a second that it takes from then on", "{:.1f}"),
+)
+
+
+def _growth_report(after: Mapping[str, float], before: Mapping[str, Any] | None, load: str) -> str:
+    columns = [after] if before is None else [before, after]
+    heads = ["here"] if before is None else [f"before ({before['commit']})", "here"]
+    rows = [
+        (said.format(**after), *(form.format(c[name]) if name in c else "—" for c in columns))
+        for name, said, form in _GROWTH
+    ]
+    return "\n".join(
+        [
+            _LARGE,
+            "",
+            "One study of trials that do nothing, with Optuna's and MLflow's views: what a trial "
+            "costs must not grow with their number. MLflow's view follows at its own rate, in a "
+            "thread that waits for the workers, and is complete when the run ends.",
+            "",
+            f"| measured | {' | '.join(heads)} |",
+            f"| --- |{' ---: |' * len(heads)}",
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+            f"Measured on {describe_machine()}; {load} at the start. Made by `python "
+            "benchmarks/overhead.py --seeds 500 --rows 10 --workers 4`.",
+            "",
+        ]
+    )
+
+
+_LARGE = "## One large study"
+
+
+def _write_part(path: Path, text: str) -> None:
+    """Write one part of the report, and leave the other as it is."""
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    first, heading, second = old.partition(_LARGE)
+    is_large = text.startswith(_LARGE)
+    parts = (first, text) if is_large else (text, heading + second)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(part.strip() + "\n" for part in parts if part), encoding="utf-8")
+
+
+def _run(
+    store: Store,
+    plan: Plan,
+    workers: int,
+    folder: Path,
+    preload: str = STACK,
+    show: Callable[[Snapshot], None] = lambda snapshot: None,
+) -> Outcome:
     from gatera.studies.run.supervisor import RunOptions, run
 
     return run(
@@ -244,7 +323,7 @@ def _run(store: Store, plan: Plan, workers: int, folder: Path, preload: str = ST
         RunOptions(claim_timeout=600.0, report_dir=folder / "reports"),
         launcher=NothingLauncher(store.folder / "logs", preload),
         slots=Slots(workers),
-        show=lambda snapshot: None,
+        show=show,
     )
 
 
@@ -268,6 +347,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--seeds", type=int, help="one large study: seeds a row")
     parser.add_argument("--rows", type=int, default=10, help="and its rows")
+    parser.add_argument("--beside", type=Path, help="such figures of another commit, as JSON")
     parser.add_argument("--report", type=Path, default=Path("reports/benchmarks/overhead.md"))
     parser.add_argument("--work", type=Path, help="be a worker on this store")
     parser.add_argument("--preload", default=STACK, help="what its trials find loaded")
@@ -275,19 +355,21 @@ def main() -> int:
     if options.work is not None:
         _be_a_worker(options.work, options.preload)
         return 0
+    load = busy()
     if options.seeds is not None:
         with tempfile.TemporaryDirectory() as folder:
             large = measure_growth(options.rows, options.seeds, options.workers, Path(folder))
         print(json.dumps(large, indent=1))
+        before = json.loads(options.beside.read_text()) if options.beside else None
+        _write_part(options.report, _growth_report(large, before, load))
         return 0
-    load, found = busy(), []
+    found = []
     for _ in range(options.stores):
         with tempfile.TemporaryDirectory() as folder:
             found.append(measure(options.trials, options.workers, Path(folder)))
             print(json.dumps(dataclasses.asdict(found[-1])), file=sys.stderr, flush=True)
     text = _report(found, options.workers, load)
-    options.report.parent.mkdir(parents=True, exist_ok=True)
-    options.report.write_text(text, encoding="utf-8")
+    _write_part(options.report, text)
     print(text)
     return 0 if all(holds(each) and each.seconds_a_trial < 0.5 for each in found) else 1
 

@@ -134,9 +134,9 @@ class Tracker:
             fitting = runs
         if not fitting:
             runs.append(self._create_child(trial))
-            return runs[-1]
-        if not fitting[-1].data.params:  # its maker was killed before it came to them
-            self._log_settings(trial, fitting[-1])
+            fitting = runs[-1:]
+            if result is None:
+                self._client.log_batch(runs[-1].info.run_id, params=_settings_of(trial))
         return fitting[-1]
 
     def _create_child(self, trial: Trial) -> Run:
@@ -148,19 +148,12 @@ class Tracker:
         }
         name = f"{trial.variant}/{trial.key if trial.is_tuning else f'seed{trial.seed}'}"
         owner = self._store.claims.owner(trial.key, self._store.claims.newest(trial.key)) or {}
-        run = self._client.create_run(
+        return self._client.create_run(
             self._experiment,
             start_time=round(1000 * owner.get("claimed_at", time.time())),
             tags=tags,
             run_name=name,
         )
-        self._log_settings(trial, run)
-        return run
-
-    def _log_settings(self, trial: Trial, run: Run) -> None:
-        params = [Param(key, str(value)[:500]) for key, value in flatten(trial.config)]
-        params.append(Param("seed", str(trial.seed)))
-        self._client.log_batch(run.info.run_id, params=params)
 
     # Points
 
@@ -212,30 +205,26 @@ class Tracker:
             RunTag("gatera.code", result.code_sha256[:16]),
             RunTag("gatera.attempt", str(result.attempt)),
         ]
-        self._client.log_batch(run.info.run_id, metrics=metrics, tags=tags)
+        # Whoever made the run may have been killed before it came to the settings.
+        params = [] if run.data.params else _settings_of(trial)
+        self._client.log_batch(run.info.run_id, metrics=metrics, params=params, tags=tags)
         folder = self._store.attempt_folder(trial.key, result.attempt)
         self._client.log_artifact(run.info.run_id, str(folder / PREDICTIONS_FILE))
         if (trained := self._store.weights.recorded(trial.training_key)) is not None:
             adapter = self._store.weights.adapter_folder(trained)
             self._client.log_artifacts(run.info.run_id, str(adapter), adapter.name)
-        self._end(
-            trial,
-            run,
-            "FINISHED",
-            run.info.start_time + round(1000 * self._store.seconds(trial.key)),
-        )
-
-    def _end(self, trial: Trial, run: Run, status: str, end_time: int) -> None:
-        self._client.set_terminated(run.info.run_id, status=status, end_time=end_time)
-        self._refresh(trial, run)
+        end = run.info.start_time + round(1000 * self._store.seconds(trial.key))
+        self._client.set_terminated(run.info.run_id, status="FINISHED", end_time=end)
 
     def _set_status(self, trial: Trial, run: Run, status: str) -> None:
         self._client.update_run(run.info.run_id, status=status)
-        self._refresh(trial, run)
-
-    def _refresh(self, trial: Trial, run: Run) -> None:
         runs = self._children[trial.key]
         runs[runs.index(run)] = self._client.get_run(run.info.run_id)
+
+
+def _settings_of(trial: Trial) -> list[Param]:
+    settings = [Param(key, str(value)[:500]) for key, value in flatten(trial.config)]
+    return [*settings, Param("seed", str(trial.seed))]
 
 
 def flatten(config: Mapping[str, Json]) -> Iterator[tuple[str, Json]]:

@@ -57,7 +57,8 @@ def scoring_code(config: Mapping[str, Any]) -> dict[str, str]:
 def answering_code(config: Mapping[str, Any], task: str) -> dict[str, str]:
     """Return the files that answering the items of one task loads, as `training_code` does."""
     data = {**config["data"], "tasks": [task]}
-    return _files({**config, "data": data}, _ANSWERING_ROOTS, "tasks")
+    package = _package()
+    return package.files(_ANSWERING_ROOTS, package.names({**config, "data": data}, [task]))
 
 
 def files_sha256(files: Mapping[str, str]) -> str:
@@ -89,5 +90,4 @@ def _package() -> Package:
 
 
 def _files(config: Mapping[str, Any], roots: Sequence[str], field: str) -> dict[str, str]:
-    package = _package()
-    return package.files(roots, package.names(config, config["data"][field]))
+    return dict(_package().files_of(config, tuple(roots), field))

@@ -117,6 +117,8 @@ class Package:
         self._sources: dict[str, bytes] = {}
         self._parts: dict[tuple[Any, ...], _Part] = {}
         self._found: dict[tuple[tuple[str, ...], Names], dict[str, str]] = {}
+        # (configuration, which stays alive so that no other has its identity; its files)
+        self._of: dict[tuple[int, tuple[str, ...], str], tuple[Any, dict[str, str]]] = {}
         self._keys: dict[tuple[str, str], frozenset[str]] = {}  # of tables, by module and name
         for path in folder.rglob("*.py"):
             within = path.relative_to(folder.parent)
@@ -157,6 +159,20 @@ class Package:
             f"{self._paths[module]} has no dict literal {variable}, from which a configuration is "
             "said to choose; correct what names it in gatera/training/provenance."
         )
+
+    def files_of(
+        self, config: Mapping[str, Any], roots: tuple[str, ...], field: str
+    ) -> dict[str, str]:
+        """Return what `files` does for a configuration and its tasks of `field`.
+
+        Kept by the configuration's identity: thousands of trials share one.
+        """
+        key = (id(config), roots, field)
+        known = self._of.get(key)
+        if known is None or known[0] is not config:
+            names = self.names(config, config["data"][field])
+            known = self._of[key] = (config, self.files(roots, names))
+        return known[1]
 
     def files(self, roots: Sequence[str], names: Names) -> dict[str, str]:
         """Return path -> tree hash of what counts, beginning with the modules `roots`."""

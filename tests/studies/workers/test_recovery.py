@@ -76,14 +76,16 @@ def test_a_damaged_result_runs_again_and_a_late_other_one_is_named(run, store, p
     first = run(measured=False)  # the attempts of a trial take their time together
     damaged, late = (plan.trials[place].key for place in (2, 5))
     store.predictions_path(damaged, 1).write_text("something else")
-    (store.attempt_folder(late, 1) / "late.json").write_text('{"equal": false}')
+    (store.trial_folder(late) / "claim.2").write_text("{}")
+    store.attempt_folder(late, 2).mkdir()
+    (store.attempt_folder(late, 2) / "late.json").write_text('{"equal": false}')
     again = run(measured=False)
     assert again.snapshot.counts["done"] == 10
     assert store.result(damaged).attempt == 2
     assert again.report.markdown == first.report.markdown
     assert len(again.warnings) == 2
     assert "predictions.parquet was changed; the result was set aside" in again.warnings[0]
-    assert "attempt 1 ended late with another result" in again.warnings[1]
+    assert "attempt 2 ended late with another result" in again.warnings[1]
 
 
 def test_both_views_are_rebuilt_equal_from_the_store(run, store, plan, tmp_path):
