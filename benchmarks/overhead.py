@@ -211,12 +211,12 @@ def projected(store: Store) -> tuple[int, int]:
 def measure_growth(rows: int, seeds: int, workers: int, folder: Path) -> dict[str, float]:
     """Run one large study of trials that do nothing, twice; return what it cost."""
     store, plan = Store(folder / "store", create=True), plan_of(seeds, rows)
-    wrote, read = _seconds(lambda: store.write_plan(plan)), _seconds(lambda: store.plan(plan.stem))
+    wrote, read = _seconds(lambda: store.write_plan(plan)), _seconds(lambda: store.plan(plan.id))
     tracked: list[int] = []  # MLflow's runs when the last trial had ended
 
     def show(snapshot: Snapshot) -> None:
         if not tracked and not snapshot.unfinished:
-            tracked.append(len(keys_in(store.folder / "mlflow.db", plan.stem)))
+            tracked.append(len(keys_in(store.folder / "mlflow.db", plan.id)))
 
     began, cpu = time.time(), time.process_time()
     _run(store, plan, workers, folder, show=show)
@@ -226,7 +226,7 @@ def measure_growth(rows: int, seeds: int, workers: int, folder: Path) -> dict[st
 
     def look() -> None:
         again = Store(store.folder, verifies=False)  # which has read nothing yet
-        take_snapshot(again, again.plan(plan.stem))
+        take_snapshot(again, again.plan(plan.id))
 
     after = ended - written[-1]
     return {
@@ -239,7 +239,7 @@ def measure_growth(rows: int, seeds: int, workers: int, folder: Path) -> dict[st
         "part": part,
         "supervisor_share_of_a_core": cpu / (ended - began),
         "supervisor_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "plan_mib": (store.folder / "plans" / f"{plan.stem}.json").stat().st_size / 2**20,
+        "plan_mib": (store.folder / "plans" / f"{plan.id}.json").stat().st_size / 2**20,
         "plan_written_seconds": wrote,
         "plan_read_seconds": read,
         "status_seconds": min(_seconds(look) for _ in range(3)),
@@ -377,7 +377,7 @@ def main() -> int:
 def _be_a_worker(store: Path, preload: str) -> None:
     work(
         store,
-        stems=(),
+        plan_ids=(),
         worker=worker_name(),
         max_attempts=None,
         claim_timeout=600.0,

@@ -116,7 +116,7 @@ def run_study(options: argparse.Namespace) -> int:
 
     plan = _make_plan(options)
     folder: Path = options.store
-    unchecked = not (folder / "plans" / f"{plan.stem}.json").exists()
+    unchecked = not (folder / "plans" / f"{plan.id}.json").exists()
     if unchecked:
         describe_variants(plan)  # refuses what no model can be built for, before anything changes
     logs = folder.absolute() / "logs"
@@ -172,7 +172,7 @@ def show_status(options: argparse.Namespace) -> int:
     from gatera.studies.views.progress import trial_rows
 
     store = _store(options, verifies=False)
-    plan = store.plan(_stem(options))
+    plan = store.plan(_plan_id(options))
     while True:
         snapshot = take_snapshot(store, plan, max_attempts=options.max_attempts)
         tuned = tuning_snapshot(store, plan, max_attempts=options.max_attempts)
@@ -192,13 +192,13 @@ def show_status(options: argparse.Namespace) -> int:
         if not options.watch or not snapshot.unfinished:
             return 0
         time.sleep(_WATCH_SECONDS)
-        plan = store.plan(plan.stem)
+        plan = store.plan(plan.id)
 
 
 def _print_status(snapshot: Snapshot) -> None:
     from gatera.studies.views.progress import failure_lines, whole_line, worker_lines
 
-    print(f"{snapshot.plan.stem}: {whole_line(snapshot)}")
+    print(f"{snapshot.plan.id}: {whole_line(snapshot)}")
     for line in (*worker_lines(snapshot), *failure_lines(snapshot)):
         print(f"  {line}")
 
@@ -208,7 +208,7 @@ def write_report(options: argparse.Namespace) -> int:
     from gatera.studies.views.gather import gather
 
     store = _store(options)
-    plan = store.plan(_stem(options))
+    plan = store.plan(_plan_id(options))
     record = gather(
         store,
         plan,
@@ -240,7 +240,7 @@ def export(options: argparse.Namespace) -> int:
     from gatera.studies.export import export_adapter
 
     store = _store(options)
-    plan = store.plan(_stem(options))
+    plan = store.plan(_plan_id(options))
     target = export_adapter(store, plan, options.variant, options.seed, options.out)
     print(target)
     return 0
@@ -265,7 +265,7 @@ def work(options: argparse.Namespace) -> int:
         os.environ[DATA_ROOT_VARIABLE] = str(options.data_root.absolute())
     work(
         options.store,
-        stems=options.plan,
+        plan_ids=options.plan,
         worker=worker_name(),
         max_attempts=options.max_attempts,
         claim_timeout=options.claim_timeout,
@@ -333,11 +333,11 @@ def _make_plan(options: argparse.Namespace) -> Plan:
     return make_plan(_loaded(options), _request(options), strict=options.strict)
 
 
-def _stem(options: argparse.Namespace) -> str:
-    """Return the stem of the plan that the options describe, without reading any data."""
-    from gatera.studies.plan.enumeration import stem_of
+def _plan_id(options: argparse.Namespace) -> str:
+    """Return the id of the plan that the options describe, without reading any data."""
+    from gatera.studies.plan.enumeration import plan_id_of
 
-    return stem_of(_loaded(options), _request(options))
+    return plan_id_of(_loaded(options), _request(options))
 
 
 def _store(options: argparse.Namespace, *, verifies: bool = True) -> Store:

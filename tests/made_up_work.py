@@ -218,7 +218,7 @@ def made_up_command(command: list[str]) -> list[str]:
     return [sys.executable, "-m", "made_up_work", *command[command.index("work") + 1 :]]
 
 
-def run_here(store: Store, stem: str, engine: str, reports: Path, **options) -> Outcome:
+def run_here(store: Store, plan_id: str, engine: str, reports: Path, **options) -> Outcome:
     """Run a stored plan with two such workers."""
     from gatera.studies.run.supervisor import RunOptions, run  # loads more than a worker needs
 
@@ -229,7 +229,7 @@ def run_here(store: Store, stem: str, engine: str, reports: Path, **options) -> 
         launcher = MadeUpLauncher(logs)
     return run(
         store,
-        store.plan(stem),
+        store.plan(plan_id),
         RunOptions(claim_timeout=60.0, report_dir=reports, **options),
         launcher=launcher,
         slots=Slots(2),
@@ -243,7 +243,7 @@ def _main(arguments: list[str]) -> int:
         reports = store.folder.parent / "reports"
         # Without times: interrupted trials take longer, and say so. However often they are killed.
         options = {"measured": False, "max_attempts": 1000}
-        outcome = run_here(store, store.stems()[0], arguments[2], reports, **options)
+        outcome = run_here(store, store.plan_ids()[0], arguments[2], reports, **options)
         print(json.dumps(outcome.snapshot.counts))
         return 0
     valued = [each for each in arguments[1:] if each != "--allow-mixed"]
@@ -251,7 +251,7 @@ def _main(arguments: list[str]) -> int:
     limit = options.get("--max-attempts")
     work(
         Path(arguments[0]),
-        stems=(),
+        plan_ids=(),
         worker=worker_name(),
         max_attempts=int(limit) if limit else None,
         claim_timeout=float(options["--claim-timeout"]),

@@ -90,7 +90,7 @@ class StudyRecord:
 
     study: str
     scale: str
-    stem: str  # name of the report's files
+    plan_id: str  # name of the report's files
     title: str
     reproduces: str
     reference: str
@@ -165,6 +165,6 @@ def refuse_mixed(record: StudyRecord) -> None:
     if mixed:
         details = "; ".join(f"{field} — {' | '.join(lines)}" for field, lines in mixed.items())
         raise InputError(
-            f"the results of {record.stem} were not made alike and cannot stand in one table: "
+            f"the results of {record.plan_id} were not made alike and cannot stand in one table: "
             f"{details}. Run them again alike, or pass --allow-mixed for a table with a footnote."
         )

@@ -27,7 +27,7 @@ class WrittenReport:
 def write_report(
     record: StudyRecord, folder: Path, *, measured: bool = True, allow_mixed: bool = False
 ) -> WrittenReport:
-    """Write `<stem>.md`, `.csv`, `.tex` and `figures/<stem>.*.png` into `folder`.
+    """Write `<plan id>.md`, `.csv`, `.tex` and `figures/<plan id>.*.png` into `folder`.
 
     Args:
         record: The study's rows and results.
@@ -51,7 +51,7 @@ def write_report(
     }
     written = []
     for suffix, content in files.items():
-        path = folder / f"{record.stem}.{suffix}"
+        path = folder / f"{record.plan_id}.{suffix}"
         path.write_text(content, encoding="utf-8")
         written.append(path)
     rows = json_rows(table, measured=measured)

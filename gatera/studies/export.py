@@ -23,7 +23,7 @@ def export_adapter(store: Store, plan: Plan, variant: str, seed: int, target: Pa
     trial = next((t for t in plan.trials if (t.variant, t.seed) == (variant, seed)), None)
     if trial is None:
         known = ", ".join(f"{t.variant} {t.seed}" for t in plan.trials if t.variant != FROZEN)
-        raise InputError(f"{plan.stem} has no trial {variant} {seed}; it has {known}.")
+        raise InputError(f"{plan.id} has no trial {variant} {seed}; it has {known}.")
     if trial.is_frozen:
         raise InputError(f"{variant} is the untrained backbone and has no adapter.")
     trained = store.weights.recorded(trial.training_key)

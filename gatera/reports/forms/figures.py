@@ -26,7 +26,7 @@ def write_figures(table: Table, folder: Path) -> list[Path]:
     written = []
     for name, figure in _figures(table):
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{table.record.stem}.{name}.png"
+        path = folder / f"{table.record.plan_id}.{name}.png"
         figure.savefig(path, dpi=_DPI, metadata=_METADATA)
         written.append(path)
     return written

@@ -74,7 +74,7 @@ def _said(departures: Mapping[str, Json]) -> str:
 
 
 def _figure_title(path: str) -> str:
-    """Return what a figure shows, from its name `<stem>.<what>.png`."""
+    """Return what a figure shows, from its name `<plan id>.<what>.png`."""
     return path.split(".")[-2].replace("_", " ").capitalize()
 
 

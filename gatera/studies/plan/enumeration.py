@@ -14,7 +14,7 @@ from gatera.settings import TrainSettings
 from gatera.studies.catalog import LoadedStudy
 from gatera.studies.plan.configuration import apply_changes, as_run, scale_defaults, with_values
 from gatera.studies.plan.confounds import refuse_undeclared
-from gatera.studies.plan.plan import Plan, plan_stem
+from gatera.studies.plan.plan import Plan, plan_id
 from gatera.studies.plan.planned_data import PlannedData
 from gatera.studies.plan.sources import NO_KNOWLEDGE_TEXT, Located, locate, without_folder
 from gatera.studies.plan.tuning import PREFIX, PlannedTuning, plan_tuning, split_overrides, stated
@@ -100,15 +100,15 @@ def make_plan(loaded: LoadedStudy, request: Request, *, strict: bool = True) -> 
     )
 
 
-def stem_of(loaded: LoadedStudy, request: Request) -> str:
-    """Return the stem of the plan that a request names; reads no data.
+def plan_id_of(loaded: LoadedStudy, request: Request) -> str:
+    """Return the id of the plan that a request names; reads no data.
 
     Raises:
         InputError: an unknown scale, task, variant or setting.
     """
     _selected_rows(loaded, request.variants)
     departures = _departures(loaded, request, _shared_config(loaded, request))
-    return plan_stem(loaded.name, request.scale, departures)
+    return plan_id(loaded.name, request.scale, departures)
 
 
 def _seeds(study: Study, request: Request) -> Sequence[int]:

@@ -9,7 +9,7 @@ from gatera.studies.plan.confounds import differing_fields, undeclared_differenc
 from gatera.studies.plan.tuning import PlannedTuning
 from gatera.trial import Json, Trial, sha256_of
 
-TUNING_SUFFIX = ".tuning"  # of the stem of a plan that holds the tuning trials of another
+TUNING_SUFFIX = ".tuning"  # of the id of a plan that holds the tuning trials of another
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,15 @@ class Plan:
     missing: tuple[str, ...] = ()  # what could not be read: no trial of such a plan can run
 
     @property
-    def stem(self) -> str:
+    def id(self) -> str:
         """Return the name that the plan's files share; a departure gets a name of its own."""
-        stem = plan_stem(self.study, self.scale, self.departures)
-        return f"{stem}{TUNING_SUFFIX}" if self.is_tuning else stem
+        name = plan_id(self.study, self.scale, self.departures)
+        return f"{name}{TUNING_SUFFIX}" if self.is_tuning else name
+
+    @property
+    def tuning_id(self) -> str:
+        """Return the id of the plan of this one's tuning trials."""
+        return f"{self.id}{TUNING_SUFFIX}"
 
     @property
     def runnable(self) -> tuple[Trial, ...]:
@@ -104,10 +109,10 @@ class Plan:
         return cls(**fields)
 
 
-def plan_stem(study: str, scale: str, departures: Mapping[str, Json]) -> str:
+def plan_id(study: str, scale: str, departures: Mapping[str, Json]) -> str:
     """Return the name that the files of a plan share."""
-    stem = f"{study}.{scale}"
-    return f"{stem}.{sha256_of(departures)[:8]}" if departures else stem
+    name = f"{study}.{scale}"
+    return f"{name}.{sha256_of(departures)[:8]}" if departures else name
 
 
 _OF_ITS_OWN = ("key", "training_key", "variant", "seed")  # what a plan says of each trial

@@ -129,7 +129,7 @@ class _Party:
             return
         pool = WorkerPool(
             self.store,
-            plan.stem,
+            plan.id,
             self.launcher,
             self.slots,
             max_attempts=self.options.max_attempts,

@@ -1,7 +1,7 @@
 """Carrying out a plan's tuning phase on a store: rounds of trials for each row, then its choice.
 
-The stored plan `<stem>.tuning` holds the trials proposed so far. With what the store says of them
-it is all that there is to know: killed at any moment, the phase goes on where it was.
+The stored plan `<plan id>.tuning` holds the trials proposed so far. With what the store says of
+them it is all that there is to know: killed at any moment, the phase goes on where it was.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from gatera.errors import InputError
 from gatera.studies.plan.configuration import with_values
-from gatera.studies.plan.plan import TUNING_SUFFIX, Plan
+from gatera.studies.plan.plan import Plan
 from gatera.studies.plan.tuning import Choice, PlannedTuning, TunedRow, tuning_trial, values_of
 from gatera.studies.search.search import Course, Search
 from gatera.studies.store.snapshot import Snapshot, take_snapshot, validations
@@ -74,10 +74,8 @@ def _at(trial: Trial, values: Mapping[str, float]) -> Trial:
 def _known_trials(store: Store, plan: Plan, tuning: PlannedTuning) -> dict[str, list[Trial]]:
     """Return each row's stored tuning trials, in their order: those that this plan would make."""
     known: dict[str, list[Trial]] = {variant: [] for variant in tuning.rows}
-    stem = f"{plan.stem}{TUNING_SUFFIX}"
-    if stem not in store.stems():
+    if (stored := store.tuning_plan(plan)) is None:
         return known
-    stored = store.plan(stem)
     for variant, row in tuning.rows.items():
         if not _searches_alike(stored.tuning, tuning, variant):
             continue

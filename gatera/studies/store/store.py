@@ -2,7 +2,7 @@
 
     format.json                     {"format": 2}
     index.jsonl                     what was read of finished trials: see `index.py`
-    plans/<stem>.json               what each study consists of
+    plans/<plan id>.json               what each study consists of
     trials/<key>/claim.<n>          attempt n's owner, locked while it lives
     trials/<key>/claim.<n>.dead     why the claim counts no more, though its lock may be held
     trials/<key>/attempts/<n>/      metrics.jsonl, log, checkpoints, predictions, ended.json, ...
@@ -101,37 +101,42 @@ class Store:
     # Plans
 
     def write_plan(self, plan: Plan) -> None:
-        """Store `plan` under its stem, in place of an older one."""
+        """Store `plan` under its id, in place of an older one."""
         # Keys keep their order: that of the variants is the order of the rows.
         text = json.dumps(plan.to_json(), indent=1, ensure_ascii=False)
-        write_whole(self.folder / "plans" / f"{plan.stem}.json", text + "\n")
+        write_whole(self.folder / "plans" / f"{plan.id}.json", text + "\n")
 
-    def plan(self, stem: str) -> Plan:
-        """Return the stored plan called `stem`.
+    def plan(self, plan_id: str) -> Plan:
+        """Return the stored plan called `plan_id`.
 
         Raises:
             InputError: there is none, or it cannot be read.
         """
-        path = self.folder / "plans" / f"{stem}.json"
+        path = self.folder / "plans" / f"{plan_id}.json"
         try:
             return Plan.from_json(json.loads(path.read_text()))
         except FileNotFoundError:
-            known = ", ".join(self.stems()) or "none"
+            known = ", ".join(self.plan_ids()) or "none"
             raise InputError(
-                f"no plan {stem} in {self.folder}; it holds {known}. `run` writes a plan."
+                f"no plan {plan_id} in {self.folder}; it holds {known}. `run` writes a plan."
             ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"plan {path} cannot be read ({error}); run the study again."
             ) from None
 
-    def stems(self) -> list[str]:
+    def tuning_plan(self, plan: Plan) -> Plan | None:
+        """Return the stored plan of another's tuning trials; None where there is none."""
+        there = plan.tuning is not None and plan.tuning_id in self.plan_ids()
+        return self.plan(plan.tuning_id) if there else None
+
+    def plan_ids(self) -> list[str]:
         """Return the names of the stored plans."""
         return sorted(path.stem for path in (self.folder / "plans").glob("*.json"))
 
-    def plan_signature(self, stem: str) -> tuple[int, int, int] | None:
+    def plan_signature(self, plan_id: str) -> tuple[int, int, int] | None:
         """Return what changes when a plan is written; None where there is none."""
-        return signature(self.folder / "plans" / f"{stem}.json")
+        return signature(self.folder / "plans" / f"{plan_id}.json")
 
     # Trials and who may run them
 

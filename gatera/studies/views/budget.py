@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gatera.studies.plan.plan import TUNING_SUFFIX, Plan
+from gatera.studies.plan.plan import Plan
 from gatera.studies.store.snapshot import Snapshot, take_snapshot
 from gatera.studies.store.store import Store
 from gatera.studies.views.progress import duration
@@ -14,9 +14,9 @@ from gatera.trial import Json
 
 def as_stored(store: Store | None, plan: Plan) -> Plan:
     """Return a plan as a run of the same study stored it: with its rows' chosen settings."""
-    if plan.tuning is None or store is None or plan.stem not in store.stems():
+    if plan.tuning is None or store is None or plan.id not in store.plan_ids():
         return plan
-    stored = store.plan(plan.stem)
+    stored = store.plan(plan.id)
     return stored if stored.study_sha256 == plan.study_sha256 else plan
 
 
@@ -24,10 +24,9 @@ def tuning_snapshot(
     store: Store | None, plan: Plan, *, max_attempts: int | None = None
 ) -> Snapshot | None:
     """Return where the tuning trials of a plan stand; None where there are none yet."""
-    stem = f"{plan.stem}{TUNING_SUFFIX}"
-    if plan.tuning is None or store is None or stem not in store.stems():
+    if store is None or (tuning := store.tuning_plan(plan)) is None:
         return None
-    return take_snapshot(store, store.plan(stem), max_attempts=max_attempts)
+    return take_snapshot(store, tuning, max_attempts=max_attempts)
 
 
 def describe_tuning(plan: Plan, snapshot: Snapshot | None) -> dict[str, Json] | None:

@@ -50,7 +50,7 @@ class Display:
         seeds = sorted({trial.seed for trial in plan.trials if not trial.is_frozen})
         tuning = f", after {plan.tuning.total} tuning trials" if plan.tuning is not None else ""
         self._print(
-            f"{plan.stem}: {len(plan.changes)} variants x {max(1, len(seeds))} seeds, "
+            f"{plan.id}: {len(plan.changes)} variants x {max(1, len(seeds))} seeds, "
             f"{len(plan.trials)} trials (frozen is one){tuning}; store {store}"
         )
 

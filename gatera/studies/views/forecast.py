@@ -76,7 +76,7 @@ def expected_detectable_difference(
 def plan_text(plan: Plan, answer: Mapping[str, Json]) -> str:
     """Return what `plan` prints for people."""
     states = [trial["state"] for trial in answer["trials"]]
-    lines = [f"{plan.stem}: {plan.title}" if plan.title else plan.stem]
+    lines = [f"{plan.id}: {plan.title}" if plan.title else plan.id]
     if plan.reproduces:
         lines.append(f"reproduces {plan.reproduces}")
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))

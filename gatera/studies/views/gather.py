@@ -11,7 +11,7 @@ from gatera.reports.records import (
     TrialRecord,
     TuningRecord,
 )
-from gatera.studies.plan.plan import TUNING_SUFFIX, Plan
+from gatera.studies.plan.plan import Plan
 from gatera.studies.store.attempts import AttemptRecord
 from gatera.studies.store.snapshot import Snapshot, take_snapshot
 from gatera.studies.store.staleness import stale_files
@@ -60,7 +60,7 @@ def gather(
     return StudyRecord(
         study=plan.study,
         scale=plan.scale,
-        stem=plan.stem,
+        plan_id=plan.id,
         title=plan.title,
         reproduces=plan.reproduces,
         reference=plan.reference,
@@ -97,10 +97,9 @@ def _tuning_record(store: Store, plan: Plan, variant: str) -> TuningRecord | Non
 
 def _tuning_results(store: Store, plan: Plan, variant: str) -> list[tuple[Trial, TrialResult]]:
     """Return the tuning trials of a row that have a result, with it."""
-    stem = f"{plan.stem}{TUNING_SUFFIX}"
-    if stem not in store.stems():
+    if (tuning := store.tuning_plan(plan)) is None:
         return []
-    found = ((trial, store.result(trial.key)) for trial in store.plan(stem).trials_of(variant))
+    found = ((trial, store.result(trial.key)) for trial in tuning.trials_of(variant))
     return [(trial, result) for trial, result in found if result is not None]
 
 

@@ -88,11 +88,11 @@ WHERE plan.key = 'gatera.plan' AND plan.value = ?
 """
 
 
-def keys_in(path: Path, stem: str) -> set[str]:
+def keys_in(path: Path, plan_id: str) -> set[str]:
     """Return the keys of the trials of a plan that a database has, but for runs put in the bin."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-            return {key for (key,) in database.execute(_TRIALS, (stem,))}
+            return {key for (key,) in database.execute(_TRIALS, (plan_id,))}
     except sqlite3.Error:
         return set()
 

@@ -105,11 +105,11 @@ class Tracker:
         return str(self._client.create_experiment(self._plan.study, location, tags))
 
     def _find_parent(self) -> Run:
-        found = self._search(f"tags.`gatera.plan` = '{self._plan.stem}'")
+        found = self._search(f"tags.`gatera.plan` = '{self._plan.id}'")
         if found:
             return found[0]
-        tags = {"gatera.plan": self._plan.stem, "gatera.scale": self._plan.scale}
-        return self._client.create_run(self._experiment, tags=tags, run_name=self._plan.stem)
+        tags = {"gatera.plan": self._plan.id, "gatera.scale": self._plan.scale}
+        return self._client.create_run(self._experiment, tags=tags, run_name=self._plan.id)
 
     def _find_children(self) -> list[Run]:
         return self._search(f"tags.`{_PARENT}` = '{self._parent.info.run_id}'")

@@ -34,8 +34,8 @@ from gatera.trial import Json, Trial, TrialResult, canonical_json
 
 # What stands beside optuna-dashboard's "Best Trial".
 _BEST = "best_trial"
-_BEST_TEXT = "one seed of one row; rows are compared in the report {stem}"
-_TUNING_BEST_TEXT = "the best of one row; what each row has chosen is in the report {stem}"
+_BEST_TEXT = "one seed of one row; rows are compared in the report {plan_id}"
+_TUNING_BEST_TEXT = "the best of one row; what each row has chosen is in the report {plan_id}"
 
 # Where optuna-dashboard keeps a study's note: as `optuna_dashboard.save_note` writes it.
 _NOTE_TEXT, _NOTE_VERSION = "dashboard:note_str:0", "dashboard:note_ver"
@@ -45,14 +45,15 @@ Each trial is one row of the table at one seed: the user attributes `row` and `s
 are the settings in which rows differ.
 
 **The best trial is one seed of one row**, and *importance* asks which settings the best seeds
-share. Neither says which row is better: rows are compared, paired by seed, in the report `{stem}`.
+share. Neither says which row is better: rows are compared, paired by seed, in the report
+`{plan_id}`.
 """
 
 _TUNING_NOTE = """\
 Each trial tries settings for one row (the user attribute `row`) and is scored on validation items.
 
 **The best trial is the best of one row alone**: every row searches with a budget of its own. What
-each row has chosen is in the report `{stem}`.
+each row has chosen is in the report `{plan_id}`.
 """
 
 
@@ -66,7 +67,7 @@ class _Ending:
 
 
 class OptunaView:
-    """Keeps the Optuna study that is called like a plan, its stem.
+    """Keeps the Optuna study that is called like a plan, by its id.
 
     Every trial is added once, when it has ended, with the times at which it began and ended. Trials
     that wait or run are not in it. Optuna's trials are final: where one of them contradicts the
@@ -136,7 +137,7 @@ class OptunaView:
         self._study = self._open(storage)
         there = self._study.get_trials(deepcopy=False)
         if self._contradicts(there):
-            optuna.delete_study(study_name=self._plan.stem, storage=storage)
+            optuna.delete_study(study_name=self._plan.id, storage=storage)
             self._study, there = self._open(storage), []
         known = {trial.user_attrs["key"] for trial in there}
         self._add(trial for key, trial in self._ended.items() if key not in known)
@@ -149,8 +150,8 @@ class OptunaView:
 
     def _open(self, storage: JournalStorage) -> optuna.Study:
         """Return the study, made where there is none, with notes for who looks at it."""
-        name, tunes = self._plan.stem, self._plan.is_tuning
-        stem = name.removesuffix(TUNING_SUFFIX)
+        name, tunes = self._plan.id, self._plan.is_tuning
+        plan_id = name.removesuffix(TUNING_SUFFIX)
         if name not in optuna.get_all_study_names(storage):  # trying to make it writes a line
             optuna.create_study(study_name=name, storage=storage, direction="maximize")
         study = optuna.load_study(study_name=name, storage=storage)
@@ -158,12 +159,12 @@ class OptunaView:
             study.set_metric_names([self._metric])
         if _BEST not in study.user_attrs:
             study.set_user_attr(
-                _BEST, (_TUNING_BEST_TEXT if tunes else _BEST_TEXT).format(stem=stem)
+                _BEST, (_TUNING_BEST_TEXT if tunes else _BEST_TEXT).format(plan_id=plan_id)
             )
         number = storage.get_study_id_from_name(name)
         if _NOTE_VERSION not in storage.get_study_system_attrs(number):
             text = _TUNING_NOTE if tunes else _NOTE
-            storage.set_study_system_attr(number, _NOTE_TEXT, text.format(stem=stem))
+            storage.set_study_system_attr(number, _NOTE_TEXT, text.format(plan_id=plan_id))
             storage.set_study_system_attr(number, _NOTE_VERSION, 1)
         return study
 

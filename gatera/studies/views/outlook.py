@@ -60,10 +60,10 @@ def _has_its_data(trial: Trial) -> bool:
 
 def _stored_trials(store: Store | None, plan: Plan) -> dict[tuple[str, int], Trial]:
     """Return the trials of the plan as `run` stored it last, by row and seed."""
-    if store is None or plan.stem not in store.stems():
+    if store is None or plan.id not in store.plan_ids():
         return {}
     try:
-        return {(t.variant, t.seed): t for t in store.plan(plan.stem).trials}
+        return {(t.variant, t.seed): t for t in store.plan(plan.id).trials}
     except InputError:  # it will be written anew
         return {}
 

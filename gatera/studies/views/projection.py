@@ -24,7 +24,7 @@ from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import signature
 from gatera.studies.views.gather import gather
 from gatera.studies.views.mlflow_database import keys_in
-from gatera.studies.views.told import Told, hashes, stored_tuning
+from gatera.studies.views.told import Told, hashes
 from gatera.trial import Json
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Projector(threading.Thread):
         view, self._view = self._view, None
         if view is None:
             view = OptunaView(self._store, self._plan, self._max_attempts)
-            if (tuning := stored_tuning(self._store, self._plan)) is not None:
+            if (tuning := self._store.tuning_plan(self._plan)) is not None:
                 OptunaView(self._store, tuning, self._max_attempts).sync()
         view.sync()
         if ends:
@@ -131,7 +131,7 @@ class Projector(threading.Thread):
         """Return whether no run was removed from the store's database, nor the database itself."""
         if self._uri is not None:
             return True
-        there = keys_in(self._store.folder / "mlflow.db", self._plan.stem)
+        there = keys_in(self._store.folder / "mlflow.db", self._plan.id)
         return {trial.key for trial in self._plan.trials} <= there
 
     def finish(self, files: tuple[Path, ...] = ()) -> None:
@@ -203,7 +203,7 @@ def project_tuning_trials(
     """Bring MLflow's view of a plan's tuning trials up to the store, where it has any."""
     from gatera.studies.views.mlflow_view import Tracker
 
-    tuning = stored_tuning(store, plan)
+    tuning = store.tuning_plan(plan)
     if tuning is not None:
         tracker = Tracker(store, tuning, uri, max_attempts)
         tracker.sync()
@@ -232,15 +232,15 @@ def rebuild(store: Store, uri: str | None, max_attempts: int | None) -> list[Jso
 
     check_that_it_answers(uri)
     rows: list[Json] = []
-    drop_other_studies(store, store.stems())
-    for stem in store.stems():
-        plan = store.plan(stem)
+    drop_other_studies(store, store.plan_ids())
+    for plan_id in store.plan_ids():
+        plan = store.plan(plan_id)
         OptunaView(store, plan, max_attempts).sync()
         if plan.is_tuning:  # of another plan, which comes with it
             continue
         if uri != WITHOUT_MLFLOW:
             _rebuild_mlflow(store, plan, uri, max_attempts)
-        rows.append({"plan": stem, "trials": len(plan.trials)})
+        rows.append({"plan": plan_id, "trials": len(plan.trials)})
     return rows
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from gatera.studies.plan.plan import TUNING_SUFFIX, Plan
+from gatera.studies.plan.plan import Plan
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import file_sha256, read_json, write_whole
 from gatera.trial import Json, Trial, sha256_of
@@ -18,7 +18,7 @@ class Told:
     def __init__(self, store: Store, plan: Plan, view: str) -> None:
         """Look at nothing yet; `view` is Optuna, MLflow at an address, or reports in a folder."""
         self._store, self._plan = store, plan
-        self._path, self._name = store.folder / "views.json", f"{plan.stem}: {view}"
+        self._path, self._name = store.folder / "views.json", f"{plan.id}: {view}"
 
     def holds(self, also: Json = None) -> bool:
         """Return whether the view was told what the store holds now, all trials being finished.
@@ -57,26 +57,20 @@ class Told:
                 return None
             seconds = self._store.seconds(trial.key) if entry is None else entry.seconds
             told[trial.key] = [sha256, seconds]
-        plan = self._store.plan_signature(self._plan.stem)
+        plan = self._store.plan_signature(self._plan.id)
         return sha256_of([told, plan and plan_sha256(self._store, self._plan)])
 
     def _trials(self) -> Iterator[Trial]:
         yield from self._plan.trials
-        tuning = stored_tuning(self._store, self._plan)
+        tuning = self._store.tuning_plan(self._plan)
         yield from () if tuning is None else tuning.trials
 
 
 def plan_sha256(store: Store, plan: Plan) -> str:
     """Return the hash of a stored plan."""
-    return file_sha256(store.folder / "plans" / f"{plan.stem}.json")
+    return file_sha256(store.folder / "plans" / f"{plan.id}.json")
 
 
 def hashes(files: Iterable[Path]) -> dict[str, str | None]:
     """Return the hash of each file by its name; None of one that is missing."""
     return {path.name: file_sha256(path) if path.is_file() else None for path in files}
-
-
-def stored_tuning(store: Store, plan: Plan) -> Plan | None:
-    """Return the plan of another's tuning trials; None where it has none yet."""
-    stem = f"{plan.stem}{TUNING_SUFFIX}"
-    return store.plan(stem) if plan.tuning is not None and stem in store.stems() else None

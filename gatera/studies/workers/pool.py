@@ -29,7 +29,7 @@ class WorkerPool:
     def __init__(
         self,
         store: Store,
-        stem: str,
+        plan_id: str,
         launcher: Launcher,
         slots: Slots,
         *,
@@ -40,7 +40,7 @@ class WorkerPool:
         """Take over the workers that the store or the engine knows; they run already."""
         self._store, self._launcher, self._slots = store, launcher, slots
         self._command = [sys.executable, "-m", "gatera.studies", "work", str(store.folder)]
-        self._command += ["--plan", stem, "--claim-timeout", str(claim_timeout)]
+        self._command += ["--plan", plan_id, "--claim-timeout", str(claim_timeout)]
         if max_attempts is not None:
             self._command += ["--max-attempts", str(max_attempts)]
         if allow_mixed:

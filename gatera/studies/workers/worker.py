@@ -38,7 +38,7 @@ _PRELOAD = ("gatera.training.fitting",)
 def work(
     folder: Path,
     *,
-    stems: Sequence[str],
+    plan_ids: Sequence[str],
     worker: str,
     max_attempts: int | None,
     claim_timeout: float,
@@ -50,7 +50,7 @@ def work(
 
     Args:
         folder: The store.
-        stems: The plans to work on; none means all that the store holds.
+        plan_ids: The plans to work on; none means all that the store holds.
         worker: This worker's name in claims; no two that live share one.
         max_attempts: Failures after which a trial is left alone; None: each kind's own limit.
         claim_timeout: Seconds without progress, on our own clock, after which another's claim is
@@ -65,14 +65,14 @@ def work(
         SystemExit: SIGTERM or SIGINT came; the trial under way saved a checkpoint.
     """
     store = Store(folder)
-    _Worker(store, stems, worker, max_attempts, claim_timeout, allow_mixed, runs, preload).work()
+    _Worker(store, plan_ids, worker, max_attempts, claim_timeout, allow_mixed, runs, preload).work()
 
 
 class _Worker:
     def __init__(
         self,
         store: Store,
-        stems: Sequence[str],
+        plan_ids: Sequence[str],
         name: str,
         max_attempts: int | None,
         claim_timeout: float,
@@ -80,7 +80,7 @@ class _Worker:
         runs: str,
         preload: Sequence[str],
     ) -> None:
-        self._store, self._stems, self._name = store, stems, name
+        self._store, self._plan_ids, self._name = store, plan_ids, name
         self._max_attempts, self._runs = max_attempts, runs
         self._fitness = Fitness(store, allow_mixed=allow_mixed)
         self._timeout = claim_timeout
@@ -155,13 +155,13 @@ class _Worker:
 
     def _read_plans(self) -> None:
         """Look at all trials of the plans, each key once, where a plan was written since."""
-        stems = self._stems or self._store.stems()
-        read = tuple((stem, self._store.plan_signature(stem)) for stem in stems)
+        plan_ids = self._plan_ids or self._store.plan_ids()
+        read = tuple((plan_id, self._store.plan_signature(plan_id)) for plan_id in plan_ids)
         if read == self._read:
             return
         self._open.clear()
-        for stem in stems:
-            for trial in self._store.plan(stem).runnable:
+        for plan_id in plan_ids:
+            for trial in self._store.plan(plan_id).runnable:
                 self._open.setdefault(trial.key, trial)
         self._read = read
         self._fitness.beside = tuple(self._open.values())

@@ -70,7 +70,7 @@ def test_a_worker_in_place_of_a_dead_one_takes_its_gpu(store, plan, monkeypatch,
     def pool_of(launcher):
         """Return a pool that tends the plan, and whom it has."""
         options = {"max_attempts": None, "claim_timeout": 60.0}
-        pool = WorkerPool(store, plan.stem, launcher, Slots(4 * a_gpu, gpus=1), **options)
+        pool = WorkerPool(store, plan.id, launcher, Slots(4 * a_gpu, gpus=1), **options)
 
         def tend():
             pool.look()

@@ -95,11 +95,11 @@ def test_a_trial_changed_by_hand_is_noticed(plan):
 
 
 def test_a_departure_has_files_of_its_own(study, plan):
-    assert plan.stem == "made_up.tiny"
+    assert plan.id == "made_up.tiny"
     cut = make_plan(study, Request(seeds=1, overrides={"train.max_steps": 2}))
-    assert cut.stem != plan.stem
-    assert cut.stem.startswith("made_up.tiny.")
-    assert len(cut.stem.split(".")[-1]) == 8
+    assert cut.id != plan.id
+    assert cut.id.startswith("made_up.tiny.")
+    assert len(cut.id.split(".")[-1]) == 8
     assert cut.departures == {"set": {"train.max_steps": 2}, "seeds": 1}
 
 

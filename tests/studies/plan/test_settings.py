@@ -132,7 +132,7 @@ def test_a_number_has_one_key_however_it_is_written(study, plan, value):
     overrides = {} if value is None else {"adapter.dropout": value, "train.weight_decay": value}
     again = make_plan(study, Request(overrides=overrides))
     assert [trial.key for trial in again.trials] == [trial.key for trial in plan.trials]
-    assert again.stem == plan.stem
+    assert again.id == plan.id
 
 
 def test_the_config_of_the_adapter_says_what_its_arguments_are():

@@ -393,7 +393,7 @@ def run(tracked, tuned_plan, tmp_path, monkeypatch):
     def run_study(course=None, **options):
         monkeypatch.setenv("MADE_UP", json.dumps(course or {}))
         tracked.write_plan(tuned_plan)
-        return run_here(tracked, tuned_plan.stem, "local", tmp_path / "reports", **options)
+        return run_here(tracked, tuned_plan.id, "local", tmp_path / "reports", **options)
 
     return run_study
 

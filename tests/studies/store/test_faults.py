@@ -71,9 +71,9 @@ def test_predictions_that_are_not_those_of_the_result_are_made_again(begun, plan
 
 @pytest.mark.parametrize("harm", [cut, folder_in_place_of])
 def test_a_plan_that_cannot_be_read_is_one_message(begun, plan, harm):
-    harm(begun.folder / "plans" / f"{plan.stem}.json")
+    harm(begun.folder / "plans" / f"{plan.id}.json")
     with pytest.raises(InputError, match=r"cannot be read .* run the study again"):
-        begun.plan(plan.stem)
+        begun.plan(plan.id)
     worker = start_worker(begun)
     assert worker.wait(60) == 2
     assert "Traceback" not in worker.communicate()[1]
@@ -116,7 +116,7 @@ def test_views_that_are_none_cost_a_warning_at_most(begun, plan, tmp_path, view,
         path.mkdir()
     else:
         path.write_bytes(bytes(range(256)) * 40)
-    outcome = run_here(begun, plan.stem, "local", tmp_path / "reports")
+    outcome = run_here(begun, plan.id, "local", tmp_path / "reports")
     assert outcome.snapshot.counts["done"] == 10
     assert len(outcome.warnings) == (harm == "a folder")
     assert all("sync" in each and "brings it up to date" in each for each in outcome.warnings)
@@ -154,7 +154,7 @@ def test_a_study_file_that_changes_meanwhile_is_the_study_as_it_was(
     plan = make_plan(loaded, Request())
     tracked.write_plan(plan)
     path.write_text(path.read_text().replace("(0, 1)", "(0, 1, 2, 3)"))
-    outcome = run_here(tracked, plan.stem, "local", tmp_path / "reports")
+    outcome = run_here(tracked, plan.id, "local", tmp_path / "reports")
     assert outcome.snapshot.counts["done"] == 3
     arguments = ["mine.py", "--store", str(tracked.folder)]
     assert cli.main(["report", *arguments]) == 0

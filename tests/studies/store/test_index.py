@@ -207,7 +207,7 @@ def test_a_report_without_news_is_left_alone(reported, filled, plan, tmp_path):
     drawn, text = reported()
     assert drawn
     assert reported() == (False, text)
-    path = tmp_path / "reports" / f"{plan.stem}.md"
+    path = tmp_path / "reports" / f"{plan.id}.md"
     path.write_text("edited")
     assert reported() == (True, text)
     assert path.read_text() == text
@@ -228,7 +228,7 @@ def test_a_report_without_news_is_left_alone(reported, filled, plan, tmp_path):
 
 def test_a_report_follows_its_plan_and_what_draws_it(reported, filled, plan, monkeypatch):
     reported()
-    path = filled.folder / "plans" / f"{plan.stem}.json"
+    path = filled.folder / "plans" / f"{plan.id}.json"
     path.write_text(path.read_text().replace("A title", "Another title"))
     assert reported()[0]
     assert not reported()[0]

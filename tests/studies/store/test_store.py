@@ -38,7 +38,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
 def test_a_store_that_was_killed_while_it_was_made_is_gone_on_with(tmp_path):
     (tmp_path / ".format.json-x7").write_text('{"for')
     store = Store(tmp_path, create=True)
-    assert store.stems() == []
+    assert store.plan_ids() == []
     (tmp_path / "trials").rmdir()  # killed a moment later
     Store(tmp_path, create=True)
     assert (tmp_path / "trials").is_dir()
@@ -51,7 +51,7 @@ def test_a_missing_store_says_how_one_is_made(tmp_path):
 
 def test_plans_are_kept_under_their_stem(store, plan):
     store.write_plan(plan)
-    assert store.stems() == ["made_up.tiny"]
+    assert store.plan_ids() == ["made_up.tiny"]
     assert store.plan("made_up.tiny") == plan
     assert list(store.plan("made_up.tiny").changes) == list(plan.changes)
     with pytest.raises(InputError, match=r"no plan other.tiny in .*it holds made_up.tiny"):

@@ -136,14 +136,14 @@ def test_a_column_added_to_a_finished_study_trains_nothing(tracked, study, tmp_p
     store = tracked
     first = make_plan(study, Request(tasks=("world_use",)))
     store.write_plan(first)
-    run_here(store, first.stem, "local", tmp_path / "reports")
+    run_here(store, first.id, "local", tmp_path / "reports")
     before = trained_in(store)
     assert set(before.values()) == {1}
     assert len(before) == 9
     second = make_plan(study, Request(tasks=("world_use", "world_kin")))
     assert {work for _, work in outlook(store, second)} == {SCORE_ONLY}
     store.write_plan(second)
-    outcome = run_here(store, second.stem, "local", tmp_path / "reports")
+    outcome = run_here(store, second.id, "local", tmp_path / "reports")
     assert outcome.snapshot.counts["done"] == 10
     assert trained_in(store) == before
     assert not {trial.key for trial in first.trials} & {trial.key for trial in second.trials}
@@ -183,7 +183,7 @@ def test_training_goes_on_from_another_trials_checkpoint(store, study):
         assert worker.poll() is None
     worker.kill()
     worker.wait()
-    (store.folder / "plans" / f"{first.stem}.json").unlink()
+    (store.folder / "plans" / f"{first.id}.json").unlink()
     store.write_plan(second)
     worker = start_worker(store, steps=12)
     assert worker.wait(120) == 0

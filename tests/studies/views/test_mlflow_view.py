@@ -40,7 +40,7 @@ def test_one_parent_and_one_child_for_each_trial(tracked, plan):
     for _ in range(2):  # a second supervisor finds the runs again
         mlflow_view.Tracker(tracked, plan, None).sync()
     _, parents, children = runs_of(tracked, plan)
-    assert [parent.info.run_name for parent in parents] == [plan.stem]
+    assert [parent.info.run_name for parent in parents] == [plan.id]
     assert sorted(c.data.tags["gatera.key"] for c in children) == sorted(
         trial.key for trial in plan.trials
     )

@@ -283,7 +283,7 @@ def test_a_departure_is_a_study_of_its_own(store, study):
         sync(store, plan)
     assert len(set(optuna_studies(store))) == 3
     for plan in plans:
-        (told,) = optuna_trials(store, plan.stem)
+        (told,) = optuna_trials(store, plan.id)
         assert told.user_attrs["key"] == plan.trials_of("gatera")[0].key
         assert told.params == {GATE: "token"}
 

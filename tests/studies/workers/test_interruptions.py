@@ -115,7 +115,7 @@ def test_a_trial_that_is_given_up_while_a_worker_looks_is_taken_all_the_same(
         return None if len(tries) == 1 else truly(self, key, owner)
 
     monkeypatch.setattr(Store, "claim", claim)
-    options = {"stems": (), "max_attempts": None, "claim_timeout": 60.0}
+    options = {"plan_ids": (), "max_attempts": None, "claim_timeout": 60.0}
     work(store.folder, worker="me", runs="made_up_work", preload=(), **options)
     assert tries == [one_trial.key] * 2
     assert store.has_result(one_trial.key)

@@ -37,7 +37,7 @@ def run(tracked, plan, tmp_path, monkeypatch):
 
     def run_study(course=None, **options):
         monkeypatch.setenv("MADE_UP", json.dumps(course or {}))
-        return run_here(tracked, plan.stem, "local", tmp_path / "reports", **options)
+        return run_here(tracked, plan.id, "local", tmp_path / "reports", **options)
 
     return run_study
 
@@ -216,7 +216,7 @@ class StandIn:
 
 def pool_of(store, plan, launcher, *, workers=2):
     return WorkerPool(
-        store, plan.stem, launcher, Slots(workers), max_attempts=None, claim_timeout=60.0
+        store, plan.id, launcher, Slots(workers), max_attempts=None, claim_timeout=60.0
     )
 
 
