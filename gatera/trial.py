@@ -321,8 +321,8 @@ class TrialResult:
         return sha256_of({name: part["code"] for name, part in self.parts.items()})
 
     def to_json(self) -> dict[str, Json]:
-        """Return the result as plain JSON values."""
-        return dataclasses.asdict(self)
+        """Return the result as plain JSON values; what is nested in them is the result's own."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Json]) -> TrialResult:

@@ -33,6 +33,7 @@ from gatera.trial import Trial
 
 _IDLE_SECONDS = 0.5  # between two looks at a store in which others run the last trials
 _PRELOAD = ("gatera.training.fitting",)
+_PRELOADED_LAST = "gatera.studies.workers.shared_memory"
 
 
 def work(
@@ -90,7 +91,7 @@ class _Worker:
             self._context = multiprocessing.get_context("spawn")
         else:
             self._context = multiprocessing.get_context("forkserver")
-            self._context.set_forkserver_preload(list(preload))
+            self._context.set_forkserver_preload([*preload, _PRELOADED_LAST])
         self._read: tuple[object, ...] | None = None  # the plan files' signatures when last read
         self._open: dict[str, Trial] = {}  # planned trials, by key, without those seen finished
         self._process: BaseProcess | None = None  # of the trial under way

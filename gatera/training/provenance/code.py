@@ -79,9 +79,10 @@ def changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str
 def read_sources() -> None:
     """Read the package's source, once: from now on, answers are about the code as it is now.
 
-    For a process that loads the code and computes with it, whatever happens to the files since.
+    For a process that loads the code and computes with it, whatever happens to the files since,
+    and for its forks, which find the hashes made.
     """
-    _package()
+    _package().prepare()
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -106,13 +107,19 @@ def versions() -> dict[str, str]:
         InputError: one of them is not installed.
     """
     try:
-        found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+        found = {name: _version(name) for name in _LIBRARIES}
     except importlib.metadata.PackageNotFoundError as error:
         raise InputError(
             f"the package {error.name} is missing on this machine; install gatera with all that it "
             "needs: pip install -c constraints.txt ."
         ) from None
     return {"python": platform.python_version(), **found}
+
+
+@functools.cache
+def _version(name: str) -> str:
+    """Return a library's version, which reading takes milliseconds; its process keeps it."""
+    return importlib.metadata.version(name)
 
 
 def source_state() -> tuple[str | None, bool | None]:

@@ -95,6 +95,11 @@ _TABLES: Mapping[tuple[str, str], Callable[[Names], frozenset[str] | None]] = {
 }
 
 
+_TABLES_OF: dict[str, dict[str, Callable[[Names], frozenset[str] | None]]] = {}
+for (_module, _variable), _choose in _TABLES.items():
+    _TABLES_OF.setdefault(_module, {})[_variable] = _choose
+
+
 _EMBEDDED_TASKS = (
     "gatera.tasks.world_families",
     "FAMILIES",
@@ -182,6 +187,14 @@ class Package:
                 self._found[key] = self._follow(roots, names)
         return dict(self._found[key])
 
+    def prepare(self) -> None:
+        """Hash the modules from which no configuration chooses: what is the same for all trials."""
+        everything = Names(True, None, None, "", "", frozenset(), frozenset(), None)
+        with _uncollected():
+            for module in self._sources:
+                if module not in _WITHOUT_SAY and not _has_table(module):
+                    self._part(module, everything)
+
     def _follow(self, roots: Sequence[str], names: Names) -> dict[str, str]:
         hashes: dict[str, str] = {}
         waiting, seen = list(roots), set[str]()
@@ -197,7 +210,7 @@ class Package:
         return dict(sorted(hashes.items()))
 
     def _part(self, module: str, names: Names) -> _Part:
-        chosen = {name: choose(names) for (of, name), choose in _TABLES.items() if of == module}
+        chosen = {name: choose(names) for name, choose in _TABLES_OF.get(module, {}).items()}
         key = (module, *chosen.values())
         if key not in self._parts:
             tree = self._tree(module)
@@ -266,7 +279,7 @@ def _chosen(name: str | None) -> frozenset[str] | None:
 
 
 def _has_table(module: str) -> bool:
-    return any(module == of for of, _ in _TABLES)
+    return module in _TABLES_OF
 
 
 def _counts(module: str, names: Names) -> bool:
