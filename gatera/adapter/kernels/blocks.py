@@ -123,11 +123,6 @@ def hadamard_product(W: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype) -> Ten
     return product.mul_(W.to(product.dtype)).to(dtype)
 
 
-def gate_column(logit: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """The gate as (tokens, 1) in `dtype`."""
-    return None if logit is None else torch.sigmoid(logit).reshape(-1, 1).to(dtype)
-
-
 def folded_product(rows: Tensor, W: Tensor, A: Tensor, B: Tensor, bias: Tensor | None) -> Tensor:
     """(W ⊙ (1 + BA)) x + bias, (tokens, out)."""
     blocks = _blocks(W.shape[0], W.shape[1], W)

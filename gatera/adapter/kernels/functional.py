@@ -90,7 +90,7 @@ class _WideLinear(torch.autograd.Function):
 
 def differentiable_gradients(
     ctx: Any,
-    equation: Callable[..., tuple[Tensor, ...]],
+    equation: Callable[..., tuple[Any, ...]],
     count: int,
     d_outputs: tuple[Tensor | None, ...],
 ) -> tuple[Tensor | None, ...]:
