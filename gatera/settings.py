@@ -190,6 +190,9 @@ class TrainSettings:
     learning_rate: NonNegative = setting(
         1e-3, "The highest of the schedule.", tiny=2e-2, small=4e-3
     )
+    gate_learning_rate_factor: NonNegative = setting(
+        1.0, "The gates learn at learning_rate times this; 0 leaves them as they began."
+    )
     entropy_weight: NonNegative = setting(
         0.01,  # the paper states none
         "λ: nats of gate entropy are added to the loss with this factor.",

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from gatera.errors import InputError
@@ -118,7 +119,13 @@ def test_resuming_is_exact_with_two_data_workers_a_schedule_and_dropout(
 
     monkeypatch.setattr("gatera.training.data.TrainingData.train_dataloader", two_workers)
     trial = make_trial(
-        train={"accumulation": 4, "schedule": "cosine", "warmup_steps": 3, "weight_decay": 0.1}
+        train={
+            "accumulation": 4,
+            "schedule": "cosine",
+            "warmup_steps": 3,
+            "weight_decay": 0.1,
+            "gate_learning_rate_factor": 5.0,
+        }
     )
     whole = fit(trial, tmp_path / "whole", data_root=data_root)
 
@@ -326,6 +333,30 @@ def test_variants_of_one_seed_see_the_same_batches_and_start_alike(
         fit(trial, tmp_path / gate, data_root=data_root)
         losses.append(lines_of(tmp_path / gate)[0]["train/loss"])
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("gate", ["static", "token"])
+def test_gates_learn_at_a_rate_of_their_own(
+    make_trial: Any, data_root: Path, tmp_path: Path, gate: str
+) -> None:
+    # At one half the entropy is flat, and a fresh update, which is 0, says nothing of its gate.
+    adapter = {"r": 3, "target_modules": ["q_proj", "down_proj"], "gate": gate, "gate_bias": 0.7}
+    once = {"max_steps": 1, "warmup_steps": 0, "schedule": "constant", "learning_rate": 1e-3}
+    moved = {}
+    for factor in (0.0, 1.0, 5.0):
+        trial = make_trial(adapter=adapter, train={**once, "gate_learning_rate_factor": factor})
+        folder = tmp_path / str(factor)
+        train(trial, folder, data_root=data_root)
+        moved[factor] = load_file(folder / "adapter" / "adapter_model.safetensors")
+    for name, start in moved[0.0].items():  # of the gates, where they began
+        steps = [(moved[factor][name] - start).double() for factor in (1.0, 5.0)]
+        if ".gatera_gate." in name:
+            # AdamW's first step is the rate times the sign of the gradient.
+            assert steps[0].abs().max() == pytest.approx(1e-3, rel=1e-2)
+            torch.testing.assert_close(steps[1], 5 * steps[0], rtol=1e-3, atol=1e-6)
+        else:
+            assert not any(step.any() for step in steps)
+    assert any(".gatera_gate." in name for name in moved[0.0])
 
 
 def test_the_frozen_backbone_is_scored_alone(

@@ -18,6 +18,8 @@ from gatera.training.optimization.losses import StepShare, step_loss
 from gatera.training.optimization.rates import learning_rate_factor
 from gatera.trial import sha256_of
 
+_GATE = "gatera_gate"  # what a layer calls its gates
+
 
 class NotFiniteError(ArithmeticError):
     """Training produced a NaN or an infinity; going on would waste the time of the rest."""
@@ -88,15 +90,13 @@ class AdapterModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule, both as they were at `first_step`."""
-        optimizer: Optimizer = AdamW(
-            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-        )
+        groups = parameter_groups(self.model, self.settings)
+        rates = [group["lr"] for group in groups]
+        optimizer: Optimizer = AdamW(groups, weight_decay=self.settings.weight_decay)
         if self._optimizer_state:
             optimizer.load_state_dict(self._optimizer_state)
-            for group in optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
                 group.pop("initial_lr", None)
         schedule = LambdaLR(
             optimizer,
@@ -110,6 +110,19 @@ class AdapterModule(pl.LightningModule):
 def trained_parameters(model: nn.Module) -> list[Tensor]:
     """Return the parameters that training changes."""
     return [p for p in model.parameters() if p.requires_grad]
+
+
+def parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
+    """Return the trained parameters with their highest learning rate: the gates may have their own.
+
+    One group where all learn alike, and none that is empty.
+    """
+    by_rate: dict[float, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            factor = settings.gate_learning_rate_factor if _GATE in name.split(".") else 1.0
+            by_rate.setdefault(settings.learning_rate * factor, []).append(parameter)
+    return [{"params": found, "lr": rate} for rate, found in by_rate.items()]
 
 
 def seed_step(seed: int, forward_pass: int) -> None:
