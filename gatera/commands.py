@@ -226,6 +226,7 @@ def write_report(options: argparse.Namespace) -> int:
             "study": plan.study,
             "scale": plan.scale,
             "rows": written.rows,
+            "contrasts": written.contrasts,
             "order": written.order,
             "files": [str(path) for path in written.files],
         }

@@ -1,6 +1,6 @@
 """Which modules to adapt: attention, feed-forward or both, each with and without the gate."""
 
-from gatera.studies import Study, Variant
+from gatera.studies import Contrast, Study, Variant
 
 FC = ["up_proj", "down_proj"]
 QKV = ["q_proj", "k_proj", "v_proj"]
@@ -18,5 +18,10 @@ STUDY = Study(
         Variant("gatera"),
     ),
     reference="gatera",
+    contrasts=(
+        Contrast("gate on FC", {"gatera_fc": 1, "hira_fc": -1}),
+        Contrast("gate on QKV", {"gatera_qkv": 1, "hira_qkv": -1}),
+        Contrast("gate on QKV + FC", {"gatera": 1, "hira": -1}),
+    ),
     seeds=(0, 1, 2, 3, 4),
 )

@@ -102,6 +102,8 @@ class StudyRecord:
     rows: tuple[RowRecord, ...]
     backbone: str = ""
     endpoint: str = "accuracy"  # the score that averages and verdicts rest on
+    # name -> variant -> weight: what verdicts are given on; none: each row beside the reference
+    contrasts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())  # what has to be said of the study as a whole
 
     @property

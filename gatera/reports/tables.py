@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import statistics as basic
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from gatera.reports.judging.agreement import PaperComparison, compare_with_paper
-from gatera.reports.judging.bootstrap import MIN_SEEDS, Array, CrossedInterval, crossed_bootstrap
+from gatera.reports.judging.comparison import Comparison, Weights, compare, median_spread
 from gatera.reports.judging.diagnosis import Finding, diagnose
-from gatera.reports.judging.paired import (
-    McNemar,
-    MeanInterval,
-    PairedDifference,
-    holm,
-    mcnemar,
-    mean_interval,
-    paired_difference,
-    seeds_to_resolve,
-)
+from gatera.reports.judging.paired import MeanInterval, PairedDifference, mean_interval
 from gatera.reports.published import PublishedTable, published_table
 from gatera.reports.records import RowRecord, StudyRecord, TuningRecord
 from gatera.trial import Json, TrialResult
 
 FROZEN = "frozen"
-LEVEL = 0.05  # of the family of tests
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A row beside the reference, paired by seed."""
-
-    difference: PairedDifference
-    adjusted_p: float  # Holm over the rows of the table; NaN where there is no test
-    verdict: str  # resolved or not resolved
-    seeds: tuple[int, ...]  # that both rows have
-    seeds_needed: int | None = None  # to resolve such a difference, where it is not resolved
-    diverged: tuple[int, ...] = ()  # seeds left out since a loss was not finite: no verdict
-    crossed: CrossedInterval | None = None  # secondary: over seeds and test items
-    single_runs: McNemar | None = None  # with one seed: the row's run (first) and the reference's
 
 
 @dataclass(frozen=True)
@@ -78,8 +51,15 @@ class Table:
 
     record: StudyRecord
     rows: tuple[TableRow, ...]
+    contrasts: Mapping[str, Comparison]  # by name; where there are any, they alone are tested
     published: PublishedTable | None
     paper: PaperComparison | None  # the rows beside the published ones
+
+    @property
+    def tested(self) -> dict[str, Comparison]:
+        """What verdicts are given on, by name: contrasts, or the rows beside the reference."""
+        rows = {row.variant: row.comparison for row in self.rows if row.comparison is not None}
+        return dict(self.contrasts) or rows
 
     def row(self, variant: str) -> TableRow | None:
         """Return the row of `variant`, None where the table has none."""
@@ -92,12 +72,15 @@ def build_table(record: StudyRecord) -> Table:
     if record.published is not None:
         published = published_table(record.published, record.backbone)
     averages = averages_by_seed(record)
-    comparisons = _compare(record, averages)
+    rows_are_tested = not record.contrasts
+    comparisons = compare(record, _beside_reference(record), averages, tested=rows_are_tested)
+    contrasts = compare(record, record.contrasts, averages, tested=True)
     rows = tuple(
         _table_row(row, record, averages, comparisons.get(row.variant), published)
         for row in record.rows
     )
-    return Table(record, rows, published, _beside_paper(record, averages, comparisons, published))
+    paper = _beside_paper(record, averages, comparisons, published)
+    return Table(record, rows, contrasts, published, paper)
 
 
 def _beside_paper(
@@ -128,125 +111,17 @@ def averages_by_seed(record: StudyRecord) -> dict[str, dict[int, float]]:
     }
 
 
-def _compare(
-    record: StudyRecord, averages: Mapping[str, Mapping[int, float]]
-) -> dict[str, Comparison]:
-    """Compare each trained row with the reference; the family of Holm is these rows."""
-    rows = {row.variant: row for row in record.rows}
-    differences = _differences(record, averages)
-    tested = [variant for variant, d in differences.items() if math.isfinite(d.p)]
-    adjusted = dict(zip(tested, holm([differences[v].p for v in tested]), strict=True))
-    return {
-        variant: _comparison(
-            rows[variant],
-            rows[record.reference],
-            record.tasks,
-            difference,
-            adjusted_p=adjusted.get(variant, math.nan),
-            tested=len(tested),
-        )
-        for variant, difference in differences.items()
-    }
-
-
-def _comparison(
-    row: RowRecord,
-    reference: RowRecord,
-    tasks: Sequence[str],
-    difference: PairedDifference,
-    *,
-    adjusted_p: float,
-    tested: int,
-) -> Comparison:
-    items = answer_differences(row, reference, tasks)
-    crossed, single_runs, needed = None, None, None
-    if items is not None and difference.pairs >= MIN_SEEDS:
-        # Each row draws alike: from a generator of its own in the same state.
-        crossed = crossed_bootstrap(items, np.random.default_rng(0))
-    elif items is not None and difference.pairs == 1:
-        single_runs = _single_runs(items)
-    diverged = _diverged_seeds(row, reference)
-    # The seeds that survive are no sample of all: a row that diverges often looks better for it.
-    resolved = adjusted_p < LEVEL and not diverged
-    if math.isfinite(adjusted_p) and not resolved and not diverged:
-        needed = _seeds_needed(difference, tested)
-    return Comparison(
-        difference,
-        adjusted_p,
-        "resolved" if resolved else "not resolved",
-        seeds=tuple(sorted(row.results.keys() & reference.results.keys())),
-        seeds_needed=needed,
-        diverged=diverged,
-        crossed=crossed,
-        single_runs=single_runs,
-    )
-
-
-def _diverged_seeds(row: RowRecord, reference: RowRecord) -> tuple[int, ...]:
-    trials = (*row.trials, *reference.trials)
-    return tuple(sorted({t.seed for t in trials if t.failure_kind == "not_finite"}))
-
-
-def _seeds_needed(difference: PairedDifference, tested: int) -> int | None:
-    """Return how many seeds resolve a difference of this size at Holm's strictest step.
-
-    More than there are: these did not.
-    """
-    found = seeds_to_resolve(difference.mean, difference.sd, alpha=LEVEL / tested)
-    return None if found is None else max(found, difference.pairs + 1)
-
-
-def _differences(
-    record: StudyRecord, averages: Mapping[str, Mapping[int, float]]
-) -> dict[str, PairedDifference]:
-    """Return the difference of each trained row to the reference, where they share a seed."""
-    base = averages.get(record.reference, {})
-    return {
-        variant: difference
-        for variant, values in averages.items()
-        if variant not in (record.reference, FROZEN)
-        and (difference := paired_difference(values, base)) is not None
-    }
-
-
-def median_spread(differences: Iterable[PairedDifference]) -> PairedDifference | None:
-    """Return the difference whose spread is the median one; None where none has a spread."""
-    known = sorted((d for d in differences if d.sd > 0), key=lambda d: d.sd)
-    return known[len(known) // 2] if known else None
+def _beside_reference(record: StudyRecord) -> dict[str, Weights]:
+    """Return what each trained row is compared as: with the reference."""
+    others = (row.variant for row in record.rows if row.variant not in (record.reference, FROZEN))
+    return {variant: {variant: 1.0, record.reference: -1.0} for variant in others}
 
 
 def measured_spread(record: StudyRecord) -> PairedDifference | None:
-    """Return the median spread that a study's differences have so far."""
-    averages = averages_by_seed(record)
-    return median_spread(_differences(record, averages).values())
-
-
-def _single_runs(items: Mapping[str, Array]) -> McNemar:
-    """Compare two runs by the items that one alone answers rightly."""
-    signs = np.concatenate([table[0] for table in items.values()])
-    return mcnemar((signs > 0).tolist(), (signs < 0).tolist())
-
-
-def answer_differences(
-    row: RowRecord, reference: RowRecord, tasks: Sequence[str]
-) -> dict[str, Array] | None:
-    """Return, by task, right answers of a row minus the reference's, (seeds, items).
-
-    None where a seed that both have lacks answers, or where the two answered different items.
-    """
-    seeds = sorted(row.results.keys() & reference.results.keys())
-    ours, theirs = row.answers, reference.answers
-    if not seeds or not all(seed in ours and seed in theirs for seed in seeds):
-        return None
-    differences = {}
-    for task in tasks:
-        items = sorted(ours[seeds[0]].get(task, {}))
-        arms = [arm[seed].get(task, {}) for seed in seeds for arm in (ours, theirs)]
-        if not items or any(sorted(answers) != items for answers in arms):
-            return None
-        right = np.array([[answers[item] for item in items] for answers in arms], dtype=float)
-        differences[task] = right[0::2] - right[1::2]
-    return differences
+    """Return the median spread that what a study tests has so far."""
+    weighted = record.contrasts or _beside_reference(record)
+    found = compare(record, weighted, averages_by_seed(record), tested=False)
+    return median_spread(each.difference for each in found.values())
 
 
 def _table_row(

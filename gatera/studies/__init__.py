@@ -6,6 +6,6 @@ tunes; `views` show, `run` puts it all to work. What a trial computes is `gatera
 its numbers mean `gatera.reports`'.
 """
 
-from gatera.studies.study import Study, Tuning, Variant
+from gatera.studies.study import Contrast, Study, Tuning, Variant
 
-__all__ = ["Study", "Tuning", "Variant"]
+__all__ = ["Contrast", "Study", "Tuning", "Variant"]

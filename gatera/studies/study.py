@@ -6,6 +6,7 @@ A study file holds one constant, `STUDY = Study(...)`, and imports nothing heavi
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -62,6 +63,30 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """A question that is not one row against the reference: a weighted sum of rows, by seed.
+
+    `Contrast("gate on lora", {"gated_lora": 1, "lora": -1})` asks for a difference, four rows with
+    weights 1, -1, -1, 1 for a difference of differences. A study that states contrasts gives its
+    verdicts on them alone.
+    """
+
+    name: str  # what a report calls it: one line
+    weights: Mapping[str, float]  # variant -> its weight; they add up to 0
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or len(self.name) > 80 or not self.name.isprintable():
+            raise InputError(f"contrast name {self.name!r}: expected one line, at most 80 letters.")
+        values = list(self.weights.values())
+        numbers = all(isinstance(each, int | float) and math.isfinite(each) for each in values)
+        if not numbers or 0 in values or len(values) < 2 or abs(sum(values)) > 1e-9:
+            raise InputError(
+                f"contrast {self.name!r} has the weights {dict(self.weights)}; expected those of "
+                "two rows or more, none of them 0, that add up to 0: {'gated': 1, 'plain': -1}."
+            )
+
+
+@dataclass(frozen=True)
 class Tuning(TuningSettings):
     """A search for each row's own settings on validation data, before any seed runs.
 
@@ -112,6 +137,7 @@ class Study:
     endpoint: str = "accuracy"  # the score that verdicts rest on
     defaults: Mapping[str, Json] = field(default_factory=lambda: _NO_CHANGES)  # for all variants
     published: str | None = None  # name of a table in gatera.reports.published
+    contrasts: tuple[Contrast, ...] = ()  # what verdicts are given on; none: rows and reference
     curve: str | None = None  # "section.field" drawn along the x axis of a figure
     tuning: Tuning | None = None  # None: all rows share the settings that they do not change
 
@@ -131,6 +157,12 @@ class Study:
         wrong = [s for s in self.seeds if isinstance(s, bool) or not isinstance(s, int) or s < 0]
         if wrong:
             raise InputError(f"seeds {self.seeds} hold {wrong[0]!r}; give whole numbers from 0 on.")
+        asked = [contrast.name for contrast in self.contrasts]
+        if len(set(asked)) < len(asked):
+            raise InputError(f"contrast names stand twice among {', '.join(asked)}; rename one.")
+        for contrast in self.contrasts:
+            for name in contrast.weights:
+                self.variant(name)  # raises for one that does not exist
         if self.endpoint not in ENDPOINTS:
             known = ", ".join(ENDPOINTS)
             raise InputError(f"endpoint {self.endpoint!r} is not known; known: {known}.")

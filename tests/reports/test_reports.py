@@ -13,9 +13,10 @@ from gatera.reports.forms.figures import draw_differences
 from gatera.reports.forms.latex import latex
 from gatera.reports.forms.markdown import markdown
 from gatera.reports.forms.values import csv_text, json_rows
+from gatera.reports.judging.comparison import answer_differences
 from gatera.reports.published import TABLES
 from gatera.reports.records import COMPARED, TuningRecord, refuse_mixed
-from gatera.reports.tables import answer_differences, build_table
+from gatera.reports.tables import build_table
 from gatera.reports.write import write_report
 from gatera.studies import Variant
 from gatera.studies.plan.enumeration import Request, make_plan
@@ -188,7 +189,8 @@ def test_all_forms_hold_the_same_numbers(record):
 
 def test_the_forest_plot_draws_the_tables_intervals(record):
     rows = [row for row in build_table(record).rows if row.comparison is not None]
-    (axes,) = draw_differences(rows, record.reference).axes
+    compared = {row.variant: row.comparison for row in rows}
+    (axes,) = draw_differences(compared, "difference").axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     for row in rows:
         d, place = row.comparison.difference, names.index(row.variant)
@@ -419,7 +421,7 @@ def test_predictions_that_are_not_the_results_own_are_not_used(filled, plan):
     assert [t.result is None for t in hira.trials] == [False, True, False]
     text = markdown(build_table(record))
     assert "- hira, seed 1: has not run: its result or its predictions changed since" in text
-    differences = answer_differences(hira, record.rows[-1], record.tasks)
+    differences = answer_differences([(hira, 1.0), (record.rows[-1], -1.0)], record.tasks)
     assert {len(of_task) for of_task in differences.values()} == {2}  # seeds 0 and 2 alone
 
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gatera.reports.judging.agreement import PaperRow
+from gatera.reports.judging.comparison import Comparison
 from gatera.reports.judging.paired import MeanInterval
 from gatera.reports.records import TuningRecord
-from gatera.reports.tables import Comparison, Table, TableRow
+from gatera.reports.tables import Table, TableRow
 from gatera.trial import Json
 
 DASH = "—"
@@ -69,6 +70,35 @@ def accuracy_cells(table: Table, *, measured: bool) -> Cells:
         ]
         lines.append(line)
     return Cells(header, lines)
+
+
+def contrast_cells(table: Table) -> Cells:
+    """Return the contrasts with their verdicts."""
+    crossed = any(each.crossed for each in table.contrasts.values())
+    header = ["contrast", "rows", "seeds", "Δ [95 %]"]
+    header += ["secondary: bootstrap [95 %]"] if crossed else []
+    lines = [
+        [
+            name,
+            _weighted(each.weights),
+            str(each.difference.pairs),
+            interval_cell(each),
+            *([_crossed(each)] if crossed else []),
+            _verdict(each),
+        ]
+        for name, each in table.contrasts.items()
+    ]
+    return Cells([*header, "verdict"], lines)
+
+
+def _weighted(weights: Mapping[str, float]) -> str:
+    """Return a weighted sum of rows, such as gated_lora - lora."""
+    parts: list[str] = []
+    for name, weight in weights.items():
+        size = "" if abs(weight) == 1 else f"{abs(weight):g} "
+        sign = "- " if weight < 0 else "+ " if parts else ""
+        parts.append(f"{sign}{size}{name}")
+    return " ".join(parts)
 
 
 def gate_cells(table: Table) -> Cells:
@@ -186,10 +216,13 @@ def average_cell(row: TableRow) -> str:
 
 def difference_cell(row: TableRow) -> str:
     """Return the paired difference with its interval, and its seeds where some are missing."""
-    if row.comparison is None:
-        return DASH
-    d = row.comparison.difference
-    few = f" ({d.pairs} of {row.planned} seeds)" if d.pairs < row.planned else ""
+    return DASH if row.comparison is None else interval_cell(row.comparison)
+
+
+def interval_cell(comparison: Comparison) -> str:
+    """Return a paired difference with its interval, and its seeds where some are missing."""
+    d = comparison.difference
+    few = f" ({d.pairs} of {comparison.planned} seeds)" if d.pairs < comparison.planned else ""
     if not math.isfinite(d.low):
         return f"{100 * d.mean:+.2f} [{DASH}]{few}"
     return f"{100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}]{few}"
@@ -204,6 +237,8 @@ def _crossed(comparison: Comparison | None) -> str:
 
 def _verdict(comparison: Comparison | None) -> str:
     if comparison is None:
+        return DASH
+    if comparison.verdict == "not tested":
         return DASH
     if comparison.diverged:
         return "none: seeds diverged"

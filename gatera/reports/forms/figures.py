@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics as basic
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gatera.reports.judging.comparison import Comparison
 from gatera.reports.records import RowRecord
 from gatera.reports.tables import FROZEN, Table, TableRow
 
@@ -33,9 +34,9 @@ def write_figures(table: Table, folder: Path) -> list[Path]:
 
 
 def _figures(table: Table) -> Iterator[tuple[str, Figure]]:
-    compared = [row for row in table.rows if row.comparison is not None]
-    if compared:
-        yield "differences", draw_differences(compared, table.record.reference)
+    if table.tested:
+        to = "" if table.contrasts else f" to {table.record.reference}"
+        yield "differences", draw_differences(table.tested, f"difference{to}")
     scored = [row for row in table.rows if row.average is not None]
     if any(row.variant != FROZEN for row in scored):
         yield "accuracy", _accuracy(scored, table.record.tasks)
@@ -55,26 +56,25 @@ def _new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def draw_differences(rows: Sequence[TableRow], reference: str) -> Figure:
-    """Draw each row's difference to the reference: thick over seeds, thin the bootstrap."""
-    figure = _new_figure(6.4, 1.1 + 0.4 * len(rows))
+def draw_differences(compared: Mapping[str, Comparison], what: str) -> Figure:
+    """Draw differences by name: thick over seeds, thin the bootstrap; `what` says of what."""
+    figure = _new_figure(6.4, 1.1 + 0.4 * len(compared))
     axes = figure.add_subplot()
     axes.axvline(0, color="0.6", linewidth=1)
-    for place, row in enumerate(reversed(rows)):
-        assert row.comparison is not None
-        d, crossed = row.comparison.difference, row.comparison.crossed
-        color = "C0" if row.comparison.verdict == "resolved" else "0.4"
+    for place, each in enumerate(reversed(list(compared.values()))):
+        d, crossed = each.difference, each.crossed
+        color = "C0" if each.verdict == "resolved" else "0.4"
         if math.isfinite(d.low):
             axes.plot([100 * d.low, 100 * d.high], [place, place], color=color, linewidth=2)
         if crossed is not None and math.isfinite(crossed.low + crossed.high):
             below = [place - 0.18, place - 0.18]
             axes.plot([100 * crossed.low, 100 * crossed.high], below, color=color, linewidth=0.7)
         axes.plot(100 * d.mean, place, "o", color=color)
-    axes.set_yticks(range(len(rows)), [row.variant for row in reversed(rows)])
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    drawn = any(row.comparison and row.comparison.crossed for row in rows)
+    axes.set_yticks(range(len(compared)), list(reversed(list(compared))))
+    axes.set_ylim(-0.6, len(compared) - 0.4)
+    drawn = any(each.crossed for each in compared.values())
     lines = "95 %; thick: over seeds, thin: bootstrap over seeds and items" if drawn else "95 %"
-    axes.set_xlabel(f"difference to {reference}, points of average accuracy\n({lines})")
+    axes.set_xlabel(f"{what}, points of average accuracy\n({lines})")
     return figure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gatera.reports.forms.cells import accuracy_cells
+from gatera.reports.forms.cells import Cells, accuracy_cells, contrast_cells
 from gatera.reports.forms.notes import footnotes
 from gatera.reports.tables import Table
 
@@ -29,13 +29,24 @@ _ESCAPES = {
 
 
 def latex(table: Table) -> str:
-    """Return the main table as a tabular, followed by the reasons of its dashes."""
-    cells = accuracy_cells(table, measured=False)
-    columns = "l" + "r" * (len(cells.header) - 1)
+    """Return the main table as a tabular, contrasts before it, reasons of its dashes after it."""
+    tables = [contrast_cells(table)] if table.contrasts else []
+    tables.append(accuracy_cells(table, measured=False))
     notes = [rf"{{\footnotesize {escape(note)}.\par}}" for note in footnotes(table)]
     return "\n".join(
         [
             f"% {table.record.study} at scale {table.record.scale}; needs \\usepackage{{booktabs}}",
+            (r"\par\bigskip" + "\n").join(_tabular(cells) for cells in tables),
+            *([r"\par\smallskip", *notes] if notes else []),
+            "",
+        ]
+    )
+
+
+def _tabular(cells: Cells) -> str:
+    columns = "l" + "r" * (len(cells.header) - 1)
+    return "\n".join(
+        [
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             _row(cells.header),
@@ -43,8 +54,6 @@ def latex(table: Table) -> str:
             *(_row(line) for line in cells.lines),
             r"\bottomrule",
             r"\end{tabular}",
-            *([r"\par\smallskip", *notes] if notes else []),
-            "",
         ]
     )
 

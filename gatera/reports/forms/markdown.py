@@ -9,15 +9,17 @@ from gatera.reports.forms.cells import (
     DASH,
     Cells,
     accuracy_cells,
+    contrast_cells,
     gate_cells,
     paper_cells,
     tuning_cells,
 )
 from gatera.reports.forms.notes import footnotes, provenance, settings
 from gatera.reports.judging.bootstrap import MIN_SEEDS
+from gatera.reports.judging.comparison import Comparison, median_spread
 from gatera.reports.judging.paired import RankAgreement, detectable_difference
 from gatera.reports.records import StudyRecord
-from gatera.reports.tables import FROZEN, Comparison, Table, median_spread
+from gatera.reports.tables import FROZEN, Table
 from gatera.trial import Json
 
 
@@ -33,6 +35,7 @@ def markdown(table: Table, *, measured: bool = True, figures: Sequence[str] = ()
     blocks = [
         f"# {record.study} at scale {record.scale}",
         _introduction(record),
+        *([_markdown_table(contrast_cells(table))] if table.contrasts else []),
         _markdown_table(accuracy_cells(table, measured=measured)),
         *(f"![{_figure_title(path)} of {record.study}]({path})" for path in figures),
         _reading(table),
@@ -87,30 +90,29 @@ def _reading_differences(table: Table) -> Iterator[str]:
     yield (
         f"Δ is the difference of averages to `{table.record.reference}`, paired by seed, in "
         "percentage points, with its Student-t interval over seeds (95 %, not adjusted). "
-        "*Resolved* means that the p-value of the paired t-test, adjusted by Holm over the "
-        "compared rows, is below 0.05. ± is the standard deviation over seeds. `frozen` is the "
+        f"{_tested_by(table)} ± is the standard deviation over seeds. `frozen` is the "
         "backbone without training: one trial, no spread, not tested. The number of seeds named "
         "beside *not resolved* would resolve a difference of the size seen with 80 % power, at "
         "Holm's strictest step."
     )
-    if any(row.comparison and row.comparison.crossed for row in table.rows):
+    if any(each.crossed for each in table.tested.values()):
         yield (
             "The secondary interval (95 %, not adjusted) is a studentized bootstrap of the same "
             "difference over seeds and test items together, the same drawn items for all seeds "
-            "and both variants, drawn within each task: it speaks of other test items too, where "
+            "and all variants, drawn within each task: it speaks of other test items too, where "
             "the first speaks of other seeds on these. With fewer than ten seeds it is a little "
             "too short. No verdict rests on it."
             + (_EMBEDDED_ITEMS if _is_embedded(table.record) else "")
         )
     elif any(1 < len(row.seeds) < MIN_SEEDS for row in table.rows):
         yield f"The bootstrap over seeds and test items is given from {MIN_SEEDS} seeds on."
-    if any(_reaches_too_far(row.comparison) for row in table.rows if row.comparison):
+    if any(_reaches_too_far(each) for each in table.tested.values()):
         yield (
             "No difference can be above 100 points: an interval that reaches beyond comes from few "
             "seeds, or from one or two that are unlike all others, whose spread its form does not "
             "fit. Look at each seed's average, in the CSV."
         )
-    if any(row.comparison and row.comparison.single_runs for row in table.rows):
+    if any(each.single_runs for each in table.tested.values()):
         yield (
             "McNemar's exact test compares two trained models on these test items. It says "
             "nothing of other seeds, and so nothing of the methods."
@@ -126,6 +128,20 @@ def _reading_differences(table: Table) -> Iterator[str]:
             f"With this table's spread and seeds, a difference of {100 * detectable:.2f} points "
             "or more is found with 80 % power (unadjusted); smaller ones may stay unresolved."
         )
+
+
+def _tested_by(table: Table) -> str:
+    """Say what verdicts are given on."""
+    if table.contrasts:
+        return (
+            "This study tests its contrasts, weighted sums of rows, and gives no verdict on a "
+            "row: *resolved* means that the p-value of a contrast's paired t-test, adjusted by "
+            "Holm over the contrasts, is below 0.05."
+        )
+    return (
+        "*Resolved* means that the p-value of the paired t-test, adjusted by Holm over the "
+        "compared rows, is below 0.05."
+    )
 
 
 def _reaches_too_far(comparison: Comparison) -> bool:
@@ -146,8 +162,8 @@ def _is_embedded(record: StudyRecord) -> bool:
 
 
 def _detectable(table: Table) -> float | None:
-    """Return the smallest detectable difference at the median spread of the compared rows."""
-    middle = median_spread(r.comparison.difference for r in table.rows if r.comparison)
+    """Return the smallest detectable difference at the median spread of what is tested."""
+    middle = median_spread(each.difference for each in table.tested.values())
     return detectable_difference(middle.sd, middle.pairs) if middle is not None else None
 
 
@@ -255,4 +271,5 @@ def _listed(lines: Sequence[str]) -> str:
 
 def _markdown_table(cells: Cells) -> str:
     rule = ["---"] + ["---:"] * (len(cells.header) - 1)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (cells.header, rule, *cells.lines))
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (cells.header, *cells.lines)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))

@@ -9,9 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from gatera.reports.judging.agreement import PaperComparison
+from gatera.reports.judging.comparison import Comparison
 from gatera.reports.judging.paired import MeanInterval
 from gatera.reports.records import TuningRecord
-from gatera.reports.tables import Comparison, Table, TableRow
+from gatera.reports.tables import Table, TableRow
 from gatera.trial import Json
 
 
@@ -22,6 +23,14 @@ def order_values(table: Table) -> dict[str, Json] | None:
         return None
     values = dataclasses.asdict(order)
     return values | {"low": _finite(order.low), "high": _finite(order.high)}
+
+
+def contrast_values(table: Table) -> dict[str, Json]:
+    """Return the contrasts by name: rows with their weights, and the difference."""
+    return {
+        name: {"rows": dict(each.weights), **(_difference(each) or {})}
+        for name, each in table.contrasts.items()
+    }
 
 
 def csv_text(table: Table, *, measured: bool = True) -> str:

@@ -79,6 +79,7 @@ def make_plan(loaded: LoadedStudy, request: Request, *, strict: bool = True) -> 
     }
     unmeasured = located[FROZEN].config["eval"]["knowledge"] is None
     trials = tuple(_enumerate(located, study.reference, seeds, data))
+    contrasts, cut = _contrasts(study, {row.name for row in rows})
     return Plan(
         study=loaded.name,
         scale=request.scale,
@@ -88,13 +89,14 @@ def make_plan(loaded: LoadedStudy, request: Request, *, strict: bool = True) -> 
         published=study.published,
         curve=study.curve,
         endpoint=study.endpoint,
+        contrasts=contrasts,
         study_sha256=loaded.sha256,
         departures=_departures(loaded, request, base),
         tasks=tuple(base["data"]["tasks"]),
         changes={FROZEN: {}} | {row.name: dict(row.changes) for row in rows},
         trials=trials,
         confounds={row.name: row.confounds for row in rows if row.confounds},
-        notes=(*data.notes, *([NO_KNOWLEDGE_TEXT] if unmeasured else [])),
+        notes=(*data.notes, *cut, *([NO_KNOWLEDGE_TEXT] if unmeasured else [])),
         tuning=tuning,
         missing=tuple(data.missing),
     )
@@ -121,6 +123,17 @@ def _refuse_too_many(trials: int) -> None:
             f"{trials:,} trials are more than a plan takes ({MOST_TRIALS:,}); ask for fewer seeds "
             "or rows."
         )
+
+
+def _contrasts(study: Study, chosen: set[str]) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Return the contrasts whose rows are all chosen, and a note on each that is left out."""
+    kept, notes = {}, []
+    for contrast in study.contrasts:
+        if absent := sorted(contrast.weights.keys() - chosen):
+            notes.append(f"{contrast.name}: not asked here, without the row {', '.join(absent)}")
+        else:
+            kept[contrast.name] = dict(contrast.weights)
+    return kept, notes
 
 
 def _planned_tuning(

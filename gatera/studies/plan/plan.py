@@ -34,6 +34,8 @@ class Plan:
     tuning: PlannedTuning | None = None
     is_tuning: bool = False  # whether these are the tuning trials proposed so far
     endpoint: str = "accuracy"  # the score that verdicts rest on
+    # contrast -> variant -> weight: what verdicts are given on, in place of rows and reference
+    contrasts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     missing: tuple[str, ...] = ()  # what could not be read: no trial of such a plan can run
 
     @property

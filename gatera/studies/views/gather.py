@@ -67,6 +67,7 @@ def gather(
         published=plan.published,
         curve=plan.curve,
         endpoint=plan.endpoint,
+        contrasts=plan.contrasts,
         departures=plan.departures,
         study_sha256=plan.study_sha256,
         tasks=plan.tasks,

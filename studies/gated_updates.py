@@ -1,0 +1,30 @@
+"""Is the gate worth the same on every update: additive, directional, multiplicative, both?"""
+
+from gatera.studies import Contrast, Study, Variant
+
+DELTAS = ("lora", "dora", "mora", "hira", "hilora")
+REFERENCE = "hira"
+
+STUDY = Study(
+    title="Is the gate worth the same on every update: LoRA, DoRA, MoRA, HiRA, HiLoRA",
+    variants=(
+        *(
+            Variant(delta, changes={"adapter.delta": delta, "adapter.gate": "none"})
+            for delta in DELTAS
+        ),
+        *(Variant(f"gated_{delta}", changes={"adapter.delta": delta}) for delta in DELTAS),
+    ),
+    reference=f"gated_{REFERENCE}",
+    contrasts=(
+        *(Contrast(f"gate on {delta}", {f"gated_{delta}": 1, delta: -1}) for delta in DELTAS),
+        *(
+            Contrast(
+                f"gain on {delta} against {REFERENCE}",
+                {f"gated_{delta}": 1, delta: -1, f"gated_{REFERENCE}": -1, REFERENCE: 1},
+            )
+            for delta in DELTAS
+            if delta != REFERENCE
+        ),
+    ),
+    seeds=(0, 1, 2, 3, 4),
+)
