@@ -56,9 +56,13 @@ def report_of_run(
         return there
     # What draws takes seconds to load.
     from gatera.reports.write import write_report
+    from gatera.studies.views.finished import read_finished
     from gatera.studies.views.gather import gather
 
     record = gather(store, plan, max_attempts=max_attempts)
+    for trial in plan.trials:
+        if store.has_result(trial.key):  # stale ones too, which the report leaves out
+            read_finished(store, trial)
     store.index.save()
     written = write_report(record, folder, measured=measured, allow_mixed=allow_mixed)
     told.note({**made_by, "files": _noted(written.files, folder)})

@@ -47,9 +47,32 @@ class Entry:
     newest: int  # the newest claim; each attempt's record was there
     seconds: float  # of its own attempts together
     trained_seconds: float  # of the training of its weights, where another trial trained them
-    answers: Answers
-    train_loss: Points
-    accuracy: Points  # on the validation items
+    details: Mapping[str, Json]  # as `details_of` packs them; whoever only counts needs none
+
+    @property
+    def answers(self) -> Answers:
+        """The stored answers."""
+        packed = self.details["answers"]
+        return {task: _unpacked_answers(*found) for task, found in packed.items()}
+
+    @property
+    def train_loss(self) -> Points:
+        """The course of the training loss."""
+        return _points(self.details["train_loss"])
+
+    @property
+    def accuracy(self) -> Points:
+        """The accuracy on the validation items, each time it was measured."""
+        return _points(self.details["accuracy"])
+
+
+def details_of(answers: Answers, train_loss: Points, accuracy: Points) -> dict[str, Json]:
+    """Return what a table reads of a trial beside its result, packed for a line of the index."""
+    return {
+        "answers": {task: _packed_answers(found) for task, found in answers.items()},
+        "train_loss": train_loss,
+        "accuracy": accuracy,
+    }
 
 
 class Index:
@@ -158,9 +181,7 @@ def _packed(entry: Entry, shared: dict[str, int]) -> Json:
         "result": result,
         "newest": entry.newest,
         "seconds": [entry.seconds, entry.trained_seconds],
-        "answers": {task: _packed_answers(answers) for task, answers in entry.answers.items()},
-        "train_loss": entry.train_loss,
-        "accuracy": entry.accuracy,
+        "details": entry.details,
     }
 
 
@@ -184,9 +205,7 @@ def _entry(value: Json, shared: list[Json]) -> Entry:
         value["newest"],
         seconds,
         trained_seconds,
-        {task: _unpacked_answers(*packed) for task, packed in value["answers"].items()},
-        _points(value["train_loss"]),
-        _points(value["accuracy"]),
+        value["details"],
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
+from gatera.collecting import uncollected
 from gatera.studies.plan.plan import Plan
 from gatera.studies.store.attempts import AttemptRecord
 from gatera.studies.store.staleness import stale_files
@@ -179,10 +180,11 @@ class Follower:
 
     def look(self) -> Snapshot:
         """Return where each trial stands now."""
-        found = {
-            key: status_of(self._store, self._open[key], max_attempts=self._max_attempts)
-            for key in self._store.begun(self._open)
-        }
+        with uncollected():  # of thousands of results, all of which stay
+            found = {
+                key: status_of(self._store, self._open[key], max_attempts=self._max_attempts)
+                for key in self._store.begun(self._open)
+            }
         for key, status in found.items():
             if status.result is not None:
                 self._note_end(key, status, status.result)

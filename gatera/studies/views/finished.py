@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 
 from gatera.errors import InputError
-from gatera.studies.store.index import Answers, Entry, Marks, Points
+from gatera.studies.store.index import Answers, Entry, Marks, Points, details_of
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import signature
 from gatera.trial import Json, Trial, TrialResult
@@ -36,9 +36,7 @@ def read_finished(store: Store, trial: Trial) -> Entry:
         newest=store.claims.newest(trial.key),
         seconds=store.seconds(trial.key),
         trained_seconds=_seconds_of_another(store, trial),
-        answers=answers,
-        train_loss=points["train/loss"],
-        accuracy=points["val/accuracy"],
+        details=details_of(answers, points["train/loss"], points["val/accuracy"]),
     )
     store.index.note(trial.key, entry)
     return entry

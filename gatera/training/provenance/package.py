@@ -13,13 +13,12 @@ from __future__ import annotations
 import ast
 import copy
 import functools
-import gc
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gatera.collecting import uncollected
 from gatera.training.provenance.syntax import kept_statements, node_sha256, tree_sha256
 from gatera.training.provenance.trees import (
     bound_names,
@@ -36,6 +35,7 @@ _WITHOUT_SAY = (
     "gatera.settings",  # what they say stands in the configuration
     "gatera.declaring",
     "gatera.trial",  # what it hands to training and scoring stands in the keys
+    "gatera.collecting",  # when memory is freed
     "gatera.cache_folder",  # where what can be made again lies
     "gatera.errors",  # classes of exceptions, which no result comes from
     "gatera.training.attempt_files",  # names of files
@@ -183,14 +183,14 @@ class Package:
         """Return path -> tree hash of what counts, beginning with the modules `roots`."""
         key = (tuple(roots), names)
         if key not in self._found:
-            with _uncollected():
+            with uncollected():
                 self._found[key] = self._follow(roots, names)
         return dict(self._found[key])
 
     def prepare(self) -> None:
         """Hash the modules from which no configuration chooses: what is the same for all trials."""
         everything = Names(True, None, None, "", "", frozenset(), frozenset(), None)
-        with _uncollected():
+        with uncollected():
             for module in self._sources:
                 if module not in _WITHOUT_SAY and not _has_table(module):
                     self._part(module, everything)
@@ -260,18 +260,6 @@ class Package:
         for statement in self._tree(module).body:
             if isinstance(statement, ast.ImportFrom) and bound_names(statement) == {bound}:
                 yield from self._loaded(next(self._imports(module, statement)))
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from walking syntax trees over and over while they are made."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _chosen(name: str | None) -> frozenset[str] | None:
