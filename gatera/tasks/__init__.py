@@ -3,7 +3,9 @@
 A task is known by its name. The real benchmarks are read from a data root (an argument, else the
 environment variable GATERA_DATA_ROOT, else the hub); the families of the embedded scale need none.
 `prompts` builds what a model reads, `decoding` generates, `answers` reads the answer out of it;
-`mixture` keeps training, validation and test apart. What answers are worth is `gatera.training`'s.
+`mixture` keeps training, validation and test apart. A new benchmark is an entry of
+`commonsense.BENCHMARKS` (and of `hub_data.SOURCES`, to be had from the hub), a new family of the
+embedded world one of `world_families.FAMILIES`. What answers are worth is `gatera.training`'s.
 """
 
 from __future__ import annotations

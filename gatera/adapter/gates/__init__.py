@@ -1,9 +1,9 @@
 """The gates: what decides how much of the update a token gets.
 
-One file each, and a line in `GATES`, which names them all. Beside them lies what gates need to know
-of the model around their layer: the block that they are shared in (`sharing`), the tokens before
-(`passes`), and which are real (`masks`). What a gate's value does to the update is left to
-`updates`.
+One file each, a line in `GATES`, which names them all, and the name in `gatera.settings`. Beside
+them lies what gates need to know of the model around their layer: the block that they are shared in
+(`sharing`), the tokens before (`passes`), and which are real (`masks`). What a gate's value does to
+the update is left to `updates`.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """The updates: what a gate is put before.
 
-One file each, and a line in `DELTAS`, which names them all. An update says which parameters it has
-and how it is computed from them; the arithmetic is in `kernels`, and what tensors it is given, and
-when, is left to the adapted layer.
+One file each, a line in `DELTAS`, which names them all, and the name in `gatera.settings`. An
+update says which parameters it has and how it is computed from them; the arithmetic is in
+`kernels`, and what tensors it is given, and when, is left to the adapted layer.
 """
 
 from collections.abc import Mapping

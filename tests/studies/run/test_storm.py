@@ -61,3 +61,26 @@ def test_idle_trials_on_a_fresh_store_are_done_once(tmp_path):
     measured = overhead.measure(40, 4, tmp_path, preload="pyarrow.parquet")
     assert overhead.holds(measured), measured
     assert measured.seconds_a_trial < 2  # a tenth of it on an idle machine; others test here too
+
+
+def test_each_part_of_the_overheads_report_leaves_the_other_alone(tmp_path):
+    figures = {name: 1234.5678 for name, _, _ in overhead._GROWTH} | {"part": 1234.5678}
+    before = {"commit": "abc1234", **figures, "status_seconds": 7.0}
+    del before["plan_mib"]
+    path = tmp_path / "overhead.md"
+    path.write_text("# Overhead of a trial\n\nstores\n")
+    for load in ("busy", "idle"):
+        overhead._write_part(path, overhead._growth_report(figures, before, load))
+    text = path.read_text()
+    assert text.startswith("# Overhead of a trial\n\nstores\n\n## One large study\n")
+    assert text.count("## One large study") == 1
+    assert "idle at the start" in text
+    assert "busy" not in text
+    assert "| measured | before (abc1234) | here |" in text
+    assert "| the same, of the first 1,235 | 1234.568 | 1234.568 |" in text
+    assert (
+        "| seconds of `status`, a process of its own (the best of three) | 7.00 | 1234.57 |" in text
+    )
+    assert "| plan file, MiB | — | 1234.6 |" in text
+    overhead._write_part(path, "# Overhead of a trial\n\nothers\n")
+    assert path.read_text() == text.replace("stores", "others")
