@@ -315,6 +315,7 @@ WITHOUT_SAY = {
     "gatera.training.metrics_log": "what others follow a trial by",
     "gatera.training.fitting": "calls training and scoring",
     "gatera.cache_folder": "says where caches lie",
+    "gatera.collecting": "says when memory is freed",
     "gatera.errors": "classes of exceptions",
     "gatera.training": "hands its arguments on",
     "gatera.training.provenance.code": "says what counts",
