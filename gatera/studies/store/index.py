@@ -44,6 +44,7 @@ class Entry:
     marks: Marks | None  # None: its files may still change, and the index does not keep it
     sha256: str  # of the bytes of result.json
     result: TrialResult
+    is_current: bool  # whether today's code would give it: this index is read by that alone
     newest: int  # the newest claim; each attempt's record was there
     seconds: float  # of its own attempts together
     trained_seconds: float  # of the training of its weights, where another trial trained them
@@ -179,6 +180,7 @@ def _packed(entry: Entry, shared: dict[str, int]) -> Json:
         "marks": entry.marks and dataclasses.astuple(entry.marks),
         "sha256": entry.sha256,
         "result": result,
+        "is_current": entry.is_current,
         "newest": entry.newest,
         "seconds": [entry.seconds, entry.trained_seconds],
         "details": entry.details,
@@ -202,6 +204,7 @@ def _entry(value: Json, shared: list[Json]) -> Entry:
         Marks(*(None if each is None else tuple(each) for each in value["marks"])),
         value["sha256"],
         TrialResult.from_json(result),
+        value["is_current"],
         value["newest"],
         seconds,
         trained_seconds,

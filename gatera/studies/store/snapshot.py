@@ -42,10 +42,11 @@ def status_of(store: Store, trial: Trial, *, max_attempts: int | None = None) ->
     """Return where `trial` stands; reads files only."""
     key = trial.key
     if (entry := store.indexed(key)) is not None:
-        return _ended(trial, entry.result, entry.newest, entry.seconds)
+        changed = [] if entry.is_current else stale_files(trial, entry.result)
+        return _ended(entry.result, changed, entry.newest, entry.seconds)
     attempt = store.claims.newest(key)
     if (result := store.result(key)) is not None:
-        return _ended(trial, result, attempt, store.seconds(key))
+        return _ended(result, stale_files(trial, result), attempt, store.seconds(key))
     if store.claims.is_live(key, attempt):
         owner = store.claims.owner(key, attempt)
         return TrialStatus("running", attempt, store.progress(key, attempt), owner)
@@ -57,8 +58,8 @@ def status_of(store: Store, trial: Trial, *, max_attempts: int | None = None) ->
     return TrialStatus("waiting", attempt)
 
 
-def _ended(trial: Trial, result: TrialResult, attempt: int, seconds: float) -> TrialStatus:
-    changed = stale_files(trial, result)
+def _ended(result: TrialResult, changed: list[str], attempt: int, seconds: float) -> TrialStatus:
+    """Return where a trial with a result stands; `changed` names what makes it stale."""
     reason = f"stale: {', '.join(changed)} changed" if changed else None
     state = "stale" if changed else "done"
     return TrialStatus(state, attempt, reason=reason, result=result, seconds=seconds)

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from gatera.errors import InputError
 from gatera.studies.store.index import Answers, Entry, Marks, Points, details_of
+from gatera.studies.store.staleness import stale_files
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import signature
 from gatera.trial import Json, Trial, TrialResult
@@ -33,6 +34,7 @@ def read_finished(store: Store, trial: Trial) -> Entry:
         marks=marks,
         sha256=sha256,
         result=result,
+        is_current=not stale_files(trial, result),
         newest=store.claims.newest(trial.key),
         seconds=store.seconds(trial.key),
         trained_seconds=_seconds_of_another(store, trial),

@@ -150,6 +150,25 @@ def test_a_late_attempt_counts_once_it_has_ended(filled, plan):
     assert seconds == [15.0]
 
 
+def test_a_stale_result_is_indexed_as_one(filled, plan, tmp_path, opened):
+    trial = plan.trials_of("hira")[1]
+    filled.retire_result(trial.key, "older")
+    commit_result(filled, trial, 0.5, training={"code": {"gatera/a.py": "old"}})
+    options = {"max_attempts": None, "measured": True, "allow_mixed": False}
+    report_of_run(filled, plan, tmp_path / "reports", **options)
+    opened.clear()
+    status = status_of(Store(filled.folder), trial)
+    assert status.state == "stale"
+    assert status.reason.startswith("stale: gatera/a.py, gatera/")
+    assert status == status_of(without_index(filled), trial)
+    assert len(opened) == 1
+
+
+def without_index(store):
+    (store.folder / "index.jsonl").unlink()
+    return Store(store.folder)
+
+
 @pytest.mark.parametrize("line", [0, 5])
 def test_a_damaged_line_is_passed_over(filled, plan, line, opened):
     before = gather(filled, plan)
