@@ -45,8 +45,8 @@ Each trial is one row of the table at one seed: the user attributes `row` and `s
 are the settings in which rows differ.
 
 **The best trial is one seed of one row**, and *importance* asks which settings the best seeds
-share. Neither says which row is better: rows are compared, paired by seed, in the report
-`{plan_id}`.
+share. Neither says which row is better: rows are compared, paired by seed,
+in the report `{plan_id}`.
 """
 
 _TUNING_NOTE = """\
