@@ -32,7 +32,6 @@ def table_lines(rows: Iterable[Sequence[str]], *, right: Collection[int] = ()) -
             )
         table.add_row(*map(Text, row))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNBOUNDED
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
-    with console.capture() as captured:
-        console.print(table)
-    return [line.rstrip() for line in captured.get().splitlines()]
+    drawn = io.StringIO()
+    Console(file=drawn, width=width, color_system=None).print(table)
+    return [line.rstrip() for line in drawn.getvalue().splitlines()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -52,7 +51,7 @@ def report_of_run(
         "versions": {name: metadata.version(name) for name in _DRAWN_WITH},
         "options": [measured, allow_mixed],
     }
-    if store.index.is_there and (there := _up_to_date(told, folder, made_by)) is not None:
+    if store.index.is_there and (there := _up_to_date(told, made_by)) is not None:
         return there
     # What draws takes seconds to load.
     from gatera.reports.write import write_report
@@ -65,25 +64,16 @@ def report_of_run(
             read_finished(store, trial)
     store.index.save()
     written = write_report(record, folder, measured=measured, allow_mixed=allow_mixed)
-    told.note({**made_by, "files": _noted(written.files, folder)})
+    told.note({**made_by, "files": hashes(written.files)})
     return RunReport(written.markdown, written.files)
 
 
-def _up_to_date(told: Told, folder: Path, made_by: Json) -> RunReport | None:
-    """Return the report that stands in `folder`, where writing it anew would change nothing."""
+def _up_to_date(told: Told, made_by: Json) -> RunReport | None:
+    """Return the report that was written, where writing it anew would change nothing."""
     noted = told.also()
     if not isinstance(noted, dict) or not isinstance(noted.get("files"), dict):
         return None
-    files = tuple(folder / name for name in noted["files"])
-    if not told.holds({**made_by, "files": _noted(files, folder)}):
+    files = tuple(map(Path, noted["files"]))
+    if not told.holds({**made_by, "files": hashes(files)}):
         return None
     return RunReport(files[0].read_text(encoding="utf-8"), files)
-
-
-def _noted(files: Iterable[Path], folder: Path) -> dict[str, str | None]:
-    """Return the hash of each file by its path within `folder`."""
-    return {
-        path.relative_to(folder).as_posix(): sha256
-        for path in files
-        for sha256 in hashes([path]).values()
-    }

@@ -57,8 +57,7 @@ class Told:
                 return None
             seconds = self._store.seconds(trial.key) if entry is None else entry.seconds
             told[trial.key] = [sha256, seconds]
-        plan = self._store.plan_signature(self._plan.id)
-        return sha256_of([told, plan and plan_sha256(self._store, self._plan)])
+        return sha256_of([told, hashes([self._store.folder / "plans" / f"{self._plan.id}.json"])])
 
     def _trials(self) -> Iterator[Trial]:
         yield from self._plan.trials
@@ -66,11 +65,6 @@ class Told:
         yield from () if tuning is None else tuning.trials
 
 
-def plan_sha256(store: Store, plan: Plan) -> str:
-    """Return the hash of a stored plan."""
-    return file_sha256(store.folder / "plans" / f"{plan.id}.json")
-
-
 def hashes(files: Iterable[Path]) -> dict[str, str | None]:
-    """Return the hash of each file by its name; None of one that is missing."""
-    return {path.name: file_sha256(path) if path.is_file() else None for path in files}
+    """Return the hash of each file by its path; None of one that is missing."""
+    return {str(path): file_sha256(path) if path.is_file() else None for path in files}

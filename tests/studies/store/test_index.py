@@ -15,6 +15,7 @@ from gatera.studies.store import index
 from gatera.studies.store.results import ResultReader
 from gatera.studies.store.snapshot import status_of, take_snapshot
 from gatera.studies.store.store import Store
+from gatera.studies.views.finished import read_finished
 from gatera.studies.views.gather import gather
 
 
@@ -148,6 +149,11 @@ def test_a_late_attempt_counts_once_it_has_ended(filled, plan):
     rows = gather(Store(filled.folder), plan).rows
     seconds = [t.seconds for row in rows for t in row.trials if t.result.key == trial.key]
     assert seconds == [15.0]
+
+
+def test_a_trial_without_a_result_has_nothing_to_be_read(store, plan):
+    with pytest.raises(LookupError, match="has no result"):
+        read_finished(store, plan.trials[0])
 
 
 def test_a_stale_result_is_indexed_as_one(filled, plan, tmp_path, opened):

@@ -359,6 +359,23 @@ def test_all_that_a_run_imports_counts_or_is_known_not_to() -> None:
     assert len(counted) > 40
 
 
+def test_hashes_made_beforehand_are_those_that_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fresh, prepared = Package(PACKAGE), Package(PACKAGE)
+    prepared.prepare()
+    made = dict(prepared._parts)
+    assert len(made) > 60
+    for config in (CONFIG, LORA, UNGATED, REAL):
+        found = []
+        for each in (fresh, prepared):
+            monkeypatch.setattr(code, "_package", lambda each=each: each)
+            found.append((training_code(config), scoring_code(config)))
+        assert found[0] == found[1]
+    # What is left to be made is what a configuration chooses from.
+    assert {key[0] for key in prepared._parts.keys() - made} <= set(package_source._TABLES_OF)
+
+
 def test_the_declarations_name_what_exists() -> None:
     package = Package(PACKAGE)
     named = [
