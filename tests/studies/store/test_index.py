@@ -175,16 +175,24 @@ def without_index(store):
     return Store(store.folder)
 
 
-@pytest.mark.parametrize("line", [0, 5])
-def test_a_damaged_line_is_passed_over(filled, plan, line, opened):
+@pytest.mark.parametrize(
+    ("line", "old", "new"),
+    [(0, '"learning_rate": 0.02', '"learning_rate": 0.03'), (5, '"newest": 1', '"newest": 7')],
+)
+def test_a_damaged_line_is_passed_over(filled, plan, line, old, new, opened):
     before = gather(filled, plan)
     filled.index.save()
     path = filled.folder / "index.jsonl"
     lines = path.read_text().splitlines()
-    lines[line] = lines[line].replace("1", "2")
+    assert old in lines[line]
+    lines[line] = lines[line].replace(old, new)  # still what JSON can be read from
     path.write_text("\n".join(lines))
     opened.clear()
-    assert gather(Store(filled.folder), plan) == before
+    again = Store(filled.folder)
+    assert gather(again, plan) == before
+    assert [status_of(again, trial).attempt for trial in plan.trials] == [
+        status_of(filled, trial).attempt for trial in plan.trials
+    ]
     assert len(opened) == (2 if line else 2 * len(plan.trials))
 
 
