@@ -262,14 +262,15 @@ _GROWTH = (  # what is said of each figure, and in which form
     ("trials", "trials", "{:,.0f}"),
     ("workers", "workers", "{:.0f}"),
     ("seconds_a_trial", "seconds a trial, from the first result to the last", "{:.3f}"),
-    ("seconds_of_the_first", "the same, of the first {part:,.0f}", "{:.3f}"),
-    ("seconds_of_the_last", "the same, of the last {part:,.0f}", "{:.3f}"),
+    ("part", "trials in its first part, and in its last", "{:,.0f}"),
+    ("seconds_of_the_first", "seconds a trial, in the first part", "{:.3f}"),
+    ("seconds_of_the_last", "seconds a trial, in the last part", "{:.3f}"),
     ("supervisor_share_of_a_core", "share of a core that the supervisor takes", "{:.2f}"),
     ("supervisor_peak_mib", "supervisor's memory at its peak, MiB", "{:,.0f}"),
     ("plan_mib", "plan file, MiB", "{:.1f}"),
     ("plan_written_seconds", "seconds to write the plan", "{:.2f}"),
     ("plan_read_seconds", "seconds to read it", "{:.2f}"),
-    ("status_seconds", "seconds of `status`, a process of its own (the best of three)", "{:.2f}"),
+    ("status_seconds", "seconds of `status` (the best of three)", "{:.2f}"),
     ("repeated_run_seconds", "seconds of `run` on the finished store", "{:.1f}"),
     ("runs_in_mlflow_at_the_last_result", "runs that MLflow has at the last result", "{:,.0f}"),
     ("mlflow_runs_a_second_then", "runs a second that it takes from then on", "{:.1f}"),
@@ -280,12 +281,14 @@ def _growth_report(after: Mapping[str, float], before: Mapping[str, Any] | None,
     columns = [after] if before is None else [before, after]
     heads = ["here"] if before is None else [f"before ({before['commit']})", "here"]
     rows = [
-        (said.format(**after), *(form.format(c[name]) if name in c else "—" for c in columns))
+        (said, *(form.format(c[name]) if name in c else "—" for c in columns))
         for name, said, form in _GROWTH
     ]
     return "\n".join(
         [
             _LARGE,
+            "",
+            _growth_answer(after, before),
             "",
             "One study of trials that do nothing, with Optuna's and MLflow's views: what a trial "
             "costs must not grow with their number. MLflow's view follows at its own rate, in a "
@@ -300,6 +303,22 @@ def _growth_report(after: Mapping[str, float], before: Mapping[str, Any] | None,
             "benchmarks/overhead.py --seeds 500 --rows 10 --workers 4`.",
             "",
         ]
+    )
+
+
+def _growth_answer(after: Mapping[str, float], before: Mapping[str, Any] | None) -> str:
+    """Return what the table says, in one sentence."""
+    ratio = after["seconds_of_the_last"] / after["seconds_of_the_first"]
+    answer = (
+        f"**A trial costs {after['seconds_a_trial']:.2f} s among {after['trials']:,.0f}, the last "
+        f"{after['part']:,.0f} of them {ratio:.2f} times what the first do"
+    )
+    if before is None:
+        return f"{answer}.**"
+    grown = before["seconds_of_the_last"] / before["seconds_of_the_first"]
+    return (
+        f"{answer}; before, {before['seconds_a_trial']:.2f} s among {before['trials']:,.0f}, the "
+        f"last {before['part']:,.0f} of them {grown:.2f} times what the first did.**"
     )
 
 

@@ -64,8 +64,9 @@ def test_idle_trials_on_a_fresh_store_are_done_once(tmp_path):
 
 
 def test_each_part_of_the_overheads_report_leaves_the_other_alone(tmp_path):
-    figures = {name: 1234.5678 for name, _, _ in overhead._GROWTH} | {"part": 1234.5678}
-    before = {"commit": "abc1234", **figures, "status_seconds": 7.0}
+    figures = {name: 1234.5678 for name, _, _ in overhead._GROWTH}
+    figures["seconds_of_the_last"] = 1.5 * figures["seconds_of_the_first"]
+    before = {"commit": "abc1234", **figures, "seconds_a_trial": 4321.0, "status_seconds": 7.0}
     del before["plan_mib"]
     path = tmp_path / "overhead.md"
     path.write_text("# Overhead of a trial\n\nstores\n")
@@ -76,11 +77,11 @@ def test_each_part_of_the_overheads_report_leaves_the_other_alone(tmp_path):
     assert text.count("## One large study") == 1
     assert "idle at the start" in text
     assert "busy" not in text
+    assert "**A trial costs 1234.57 s among 1,235, the last 1,235 of them 1.50 times what" in text
+    assert "; before, 4321.00 s among 1,235, the last 1,235 of them 1.50 times" in text
     assert "| measured | before (abc1234) | here |" in text
-    assert "| the same, of the first 1,235 | 1234.568 | 1234.568 |" in text
-    assert (
-        "| seconds of `status`, a process of its own (the best of three) | 7.00 | 1234.57 |" in text
-    )
+    assert "| seconds a trial, in the last part | 1851.852 | 1851.852 |" in text
+    assert "| seconds of `status` (the best of three) | 7.00 | 1234.57 |" in text
     assert "| plan file, MiB | — | 1234.6 |" in text
     overhead._write_part(path, "# Overhead of a trial\n\nothers\n")
     assert path.read_text() == text.replace("stores", "others")
