@@ -156,15 +156,21 @@ class Store:
         """Return the folder of one attempt."""
         return Path(f"{self.folder}/trials/{key}/attempts/{attempt}")
 
-    def claim(self, key: str, owner: Json) -> Claim | None:
+    def claim(self, key: str, owner: Json, *, after: int | None = None) -> Claim | None:
         """Take the trial with `key` for a new attempt.
 
         Returns None where it has a result, a live claim, or where somebody else was faster. A
         damaged result is moved aside, so that the new one finds room.
+
+        Args:
+            key: The trial's.
+            owner: What the claim says of who holds it.
+            after: The newest attempt when it was decided that the trial may be tried again: None
+                is returned where another was made, and perhaps failed, since. None: now.
         """
         folder = self.trial_folder(key)
         folder.mkdir(parents=True, exist_ok=True)
-        newest = self.claims.newest(key)
+        newest = self.claims.newest(key) if after is None else after
         if self.has_result(key) or self.claims.is_live(key, newest):
             return None
         claim = self.claims.take(key, newest + 1, owner)

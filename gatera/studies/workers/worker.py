@@ -172,6 +172,7 @@ class _Worker:
             if self._store.has_result(trial.key):
                 del self._open[trial.key]  # of thousands, only those left are looked at again
                 continue
+            newest = self._store.claims.newest(trial.key)  # first: all that follows is about it
             if not self._is_over(trial):
                 note_lost_attempt(self._store, trial)
             if self._is_over(trial) or self._waits_for_weights(trial):
@@ -179,7 +180,8 @@ class _Worker:
             if self._store.is_running(trial.key):
                 continue
             self._fitness.check(trial)
-            claim = self._store.claim(trial.key, owner_of_this_process(self._name))
+            owner = owner_of_this_process(self._name)
+            claim = self._store.claim(trial.key, owner, after=newest)
             if claim is not None and self._may_train(trial, claim):
                 return trial, claim
         return None

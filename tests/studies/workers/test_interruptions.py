@@ -9,13 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
-from made_up import commit_result
+from made_up import commit_result, note_end
 from made_up_work import start_run, start_worker
 from processes import running
 
 from gatera.studies.store.snapshot import status_of
 from gatera.studies.store.store import Store
+from gatera.studies.workers.fitness import Fitness
 from gatera.studies.workers.worker import work
+
+OPTIONS = {"plan_ids": (), "max_attempts": None, "claim_timeout": 60.0}  # of a worker
 
 
 @pytest.fixture
@@ -109,16 +112,33 @@ def test_a_trial_that_is_given_up_while_a_worker_looks_is_taken_all_the_same(
 ):
     tries = []
 
-    def claim(self, key, owner, truly=Store.claim):
+    def claim(self, key, owner, after, truly=Store.claim):
         tries.append(key)
         # Held at the first look; that its holder gave it up is seen by the next question.
-        return None if len(tries) == 1 else truly(self, key, owner)
+        return None if len(tries) == 1 else truly(self, key, owner, after=after)
 
     monkeypatch.setattr(Store, "claim", claim)
-    options = {"plan_ids": (), "max_attempts": None, "claim_timeout": 60.0}
-    work(store.folder, worker="me", runs="made_up_work", preload=(), **options)
+    work(store.folder, worker="me", runs="made_up_work", preload=(), **OPTIONS)
     assert tries == [one_trial.key] * 2
     assert store.has_result(one_trial.key)
+
+
+def test_a_trial_that_fails_for_the_last_time_while_a_worker_looks_is_left_alone(
+    store, one_trial, monkeypatch
+):
+    key = one_trial.key
+
+    def fail(attempt):
+        claim = store.claim(key, {"worker": "another"})
+        note_end(store, key, attempt, "bug")
+        claim.release()
+
+    fail(1)
+    # Asked between the question whether the trial may be tried again and the claim.
+    monkeypatch.setattr(Fitness, "check", lambda self, trial: fail(2))
+    work(store.folder, worker="me", runs="made_up_work", preload=(), **OPTIONS)
+    assert store.claims.newest(key) == 2
+    assert [each.ended for each in store.failures(key)] == ["bug", "bug"]
 
 
 @with_every_start_method
