@@ -1,4 +1,4 @@
-"""One item of a task, in the four fields of the LLM-Adapters format (arXiv:2304.01933)."""
+"""One item of a task: the four fields of the LLM-Adapters format (arXiv:2304.01933), and more."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ class Example:
     input: str  # further context; empty in the commonsense benchmarks
     output: str  # the text to be produced
     answer: str  # the keyword within `output` that decides whether an answer is right
+    # Texts that could be produced in place of `output`, which is among them; () where there is no
+    # choice. Not part of an item's hash: they follow from the other fields.
+    options: tuple[str, ...] = ()
+    cluster: str = ""  # items of one cluster ask about the same thing; "": each about its own
 
 
 def content_hash(example: Example) -> str:
