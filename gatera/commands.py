@@ -260,7 +260,7 @@ def serve_ui(options: argparse.Namespace) -> int:
 def work(options: argparse.Namespace) -> int:
     from gatera.studies.store.owner import worker_name
     from gatera.studies.workers.worker import work
-    from gatera.tasks import DATA_ROOT_VARIABLE
+    from gatera.tasks.benchmarks.files import DATA_ROOT_VARIABLE
 
     if options.data_root is not None:
         os.environ[DATA_ROOT_VARIABLE] = str(options.data_root.absolute())

@@ -1,77 +1,86 @@
 """Data sets, prompts, decoding and answer extraction; light to import.
 
-A task is known by its name. The real benchmarks are read from a data root (an argument, else the
-environment variable GATERA_DATA_ROOT, else the hub); the families of the embedded scale need none.
-`prompts` builds what a model reads, `decoding` generates, `answers` reads the answer out of it;
-`mixture` keeps training, validation and test apart. A new benchmark is an entry of
-`commonsense.BENCHMARKS` (and of `hub_data.SOURCES`, to be had from the hub), a new family of the
-embedded world one of `world_families.FAMILIES`. What answers are worth is `gatera.training`'s.
+A task is known by its name, and described by one `Task`. The real benchmarks are read from a data
+root (an argument, else the environment variable GATERA_DATA_ROOT, else the hub); the families of
+the embedded scale need none. `prompts` builds what a model reads, `decoding` generates, `answers`
+reads the answer out of it; `mixture` keeps training, validation and test apart. A new benchmark is
+an entry of its family's table (`BENCHMARKS` in `benchmarks.commonsense`), a new family a file with
+a table `TASKS` and its line in `FAMILIES`. Running models is `gatera.training`'s.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from gatera.errors import InputError
-from gatera.tasks import commonsense, hub_data, world_families
-from gatera.tasks.answers import first_keyword
+from gatera.tasks import world_families
+from gatera.tasks.benchmarks import commonsense
 from gatera.tasks.example import Example
+from gatera.tasks.task import SPLITS, Task
 
 __all__ = [
     "SPLITS",
     "Example",
-    "chance",
+    "Task",
     "extract_answer",
+    "find",
     "fingerprint",
-    "keywords",
     "load",
     "names",
+    "scored",
 ]
 
-SPLITS = ("train", "validation", "test")
-
-DATA_ROOT_VARIABLE = "GATERA_DATA_ROOT"
+FAMILIES: Mapping[str, Mapping[str, Task]] = {
+    "commonsense": commonsense.TASKS,
+    "world_families": world_families.TASKS,
+}
 
 
 def names() -> tuple[str, ...]:
     """Return the tasks that can be scored: the real benchmarks, then the embedded families."""
-    return (*commonsense.BENCHMARKS, *world_families.FAMILIES)
+    return tuple(
+        name for tasks in FAMILIES.values() for name, task in tasks.items() if task.is_scored
+    )
 
 
-def keywords(task: str) -> tuple[str, ...]:
-    """Return the words that count as answers of a task.
-
-    Raises:
-        InputError: the task is unknown, or only trained on.
-    """
-    if task in world_families.FAMILIES:
-        return world_families.FAMILIES[task].keywords
-    if task in commonsense.BENCHMARKS:
-        return commonsense.BENCHMARKS[task].keywords
-    raise InputError(f"unknown task {task!r}; known tasks: {', '.join(names())}.")
-
-
-def chance(task: str) -> float:
-    """Return the accuracy of guessing among the choices that the items of a task usually have.
+def find(name: str) -> Task:
+    """Return the task called `name`.
 
     Raises:
-        InputError: the task is unknown, or only trained on.
+        InputError: there is none.
     """
-    if task in commonsense.BENCHMARKS:
-        return commonsense.BENCHMARKS[task].chance
-    return 1 / len(keywords(task))
+    for tasks in FAMILIES.values():
+        if name in tasks:
+            return tasks[name]
+    raise InputError(f"unknown task {name!r}; known tasks: {', '.join(names())}.")
+
+
+def scored(name: str) -> Task:
+    """Return the task called `name`, one that can be scored.
+
+    Raises:
+        InputError: it is unknown, or only trained on.
+    """
+    task = find(name)
+    if not task.is_scored:
+        raise InputError(
+            f"{name} is a training set and has no test split; it can stand in data.train_tasks, "
+            f"not among the tasks that are scored: {', '.join(names())}."
+        )
+    return task
 
 
 def extract_answer(task: str, text: str) -> str | None:
-    """Return the first answer keyword of a task in `text`, None where there is none.
+    """Return what answers a task in `text`, None where nothing does.
 
-    Letter case is ignored, and only whole words count.
+    Of a task with answer keywords that is the first of them; letter case is ignored, and only whole
+    words count.
 
     Raises:
-        InputError: the task is unknown, or only trained on.
+        InputError: the task is unknown.
     """
-    return first_keyword(text, keywords(task))
+    return find(task).extract(text)
 
 
 def load(task: str, split: str, root: Path | None = None) -> list[Example]:
@@ -86,12 +95,7 @@ def load(task: str, split: str, root: Path | None = None) -> list[Example]:
         InputError: the task or the split is unknown, or the data is missing or malformed.
     """
     check(task, split)
-    if task in world_families.FAMILIES:
-        return world_families.load(task, split)
-    root = data_root(root)
-    if root is None:
-        return hub_data.load(task, split)
-    return commonsense.load(task, split, root)
+    return find(task).data.load(split, root)
 
 
 def fingerprint(task: str, split: str, root: Path | None = None) -> str:
@@ -101,46 +105,21 @@ def fingerprint(task: str, split: str, root: Path | None = None) -> str:
         InputError: as `load`, but malformed records may go unseen.
     """
     check(task, split)
-    if task in world_families.FAMILIES:
-        return world_families.fingerprint(task, split)
-    root = data_root(root)
-    if root is None:
-        return hub_data.fingerprint(task, split)
-    return commonsense.fingerprint(task, split, root)
-
-
-def data_root(root: Path | None) -> Path | None:
-    """Return the data root in use: the one given, else that of the environment, else None.
-
-    Raises:
-        InputError: it is not a folder.
-    """
-    source = "--data-root"
-    if root is None:
-        named = os.environ.get(DATA_ROOT_VARIABLE)
-        if not named:
-            return None
-        root, source = Path(named), DATA_ROOT_VARIABLE
-    if not root.is_dir():
-        raise InputError(
-            f"the data root {root} (from {source}) is not a folder; give one that holds "
-            "commonsense/<benchmark>/test.json."
-        )
-    return root
+    return find(task).data.fingerprint(split, root)
 
 
 def check(task: str, split: str) -> None:
     """Refuse a task that has no such split.
 
     Raises:
-        InputError: the task or the split is unknown, or a training set is to be tested on.
+        InputError: the task or the split is unknown, or a training set is to be tested on, or a
+            test set trained on.
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}.")
-    if task == commonsense.JOINT_TRAINING_SET and split == "test":
+    found = scored(task) if split == "test" else find(task)
+    if split not in found.data.splits:
         raise InputError(
-            f"{task} is a training set and has no test split; it can stand in data.train_tasks, "
-            f"not among the tasks that are scored: {', '.join(names())}."
+            f"{task} is a test set and has no {split} split; it can be scored, but not stand in "
+            "data.train_tasks."
         )
-    if task != commonsense.JOINT_TRAINING_SET:
-        keywords(task)

@@ -4,14 +4,20 @@ Holds what the families are and their items; `world_items` says how an item is w
 decoding and extraction are those of the real benchmarks.
 """
 
+import functools
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from random import Random
 
 from gatera.backbones import world
 from gatera.errors import InputError
+from gatera.tasks.answers import first_keyword
 from gatera.tasks.example import Example
+from gatera.tasks.task import SPLITS, Task
 from gatera.tasks.world_items import Family, Writer, about, blank, hard, place, truth
 
 FAMILIES: dict[str, Family] = {
@@ -63,3 +69,30 @@ def fingerprint(task: str, split: str) -> str:
     """Return the SHA-256 of what `load` returns."""
     rows = [[e.instruction, e.input, e.output, e.answer] for e in load(task, split)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The items of a family, made when they are asked for."""
+
+    family: str
+    splits = SPLITS
+
+    def load(self, split: str, root: Path | None) -> list[Example]:
+        return load(self.family, split)
+
+    def fingerprint(self, split: str, root: Path | None) -> str:
+        return fingerprint(self.family, split)
+
+
+def _task(name: str, family: Family) -> Task:
+    return Task(
+        title=f"the embedded world: {name.removeprefix('world_')}",
+        data=_Made(name),
+        extract=functools.partial(first_keyword, keywords=family.keywords),
+        keywords=family.keywords,
+        chance=1 / len(family.keywords),
+    )
+
+
+TASKS: Mapping[str, Task] = {name: _task(name, family) for name, family in FAMILIES.items()}

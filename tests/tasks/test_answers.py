@@ -50,4 +50,4 @@ def test_an_unknown_task_is_told_with_the_known_ones() -> None:
 
 def test_chance_is_one_over_the_usual_number_of_choices() -> None:
     real = ("boolq", "piqa", "siqa", "hellaswag", "winogrande", "arc_easy", "openbookqa")
-    assert [tasks.chance(task) for task in real] == [0.5, 0.5, 1 / 3, 0.25, 0.5, 0.25, 0.25]
+    assert [tasks.find(task).chance for task in real] == [0.5, 0.5, 1 / 3, 0.25, 0.5, 0.25, 0.25]

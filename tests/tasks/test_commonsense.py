@@ -11,7 +11,8 @@ import pytest
 
 from gatera import tasks
 from gatera.errors import InputError
-from gatera.tasks import commonsense, hub_data
+from gatera.tasks.benchmarks import commonsense, commonsense_hub
+from gatera.tasks.benchmarks.instructions import with_options
 from gatera.tasks.example import Example, content_hash
 from gatera.tasks.mixture import load_mixture, questions_also_tested
 
@@ -133,6 +134,31 @@ def test_the_joint_training_set_has_no_test_split(tmp_path: Path) -> None:
         tasks.load("commonsense_170k", "test", tmp_path)
     with pytest.raises(InputError, match="unknown split 'dev'; expected one of train, validation"):
         tasks.load("boolq", "dev", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "output", "answer", "options"),
+    [
+        (
+            "is it?\n\nAnswer format: true/false",
+            "it is true",
+            "true",
+            ("it is true", "it is false"),
+        ),
+        ("q\nAnswer format: a1/a2/a3 ", "so a2", "a2", ("so a1", "so a2", "so a3")),
+        ("what?", "it is true", "true", ()),  # no list
+        ("Answer format: yes/no\n\nis it?", "yes", "yes", ()),  # not at its end
+        ("is it?\n\nAnswer format: true/false", "it is maybe", "maybe", ()),  # not in the list
+        ("is it?\n\nAnswer format: true/false", "true, it is", "true", ()),  # ends otherwise
+        ("is it?\n\nAnswer format: true/true", "true", "true", ()),  # no choice
+        ("is it?\n\nAnswer format: true", "true", "true", ()),
+    ],
+)
+def test_options_are_those_that_the_instruction_lists(
+    instruction: str, output: str, answer: str, options: tuple[str, ...]
+) -> None:
+    found = with_options(Example(instruction, "", output, answer))
+    assert found == Example(instruction, "", output, answer, options)
 
 
 def test_the_fingerprint_is_the_hash_of_the_file(tmp_path: Path) -> None:
@@ -266,10 +292,13 @@ def test_hub_records_are_worded_as_the_published_files(
             return [RAW[task]]
 
     monkeypatch.setitem(__import__("sys").modules, "datasets", Datasets)
-    expected = Example(instruction, "", f"the correct answer is {answer}", answer)
+    formats = instruction.rpartition("Answer format: ")[2].split("/")
+    options = tuple(f"the correct answer is {each}" for each in formats)
+    expected = Example(instruction, "", f"the correct answer is {answer}", answer, options)
     assert tasks.load(task, "test") == [expected]
     assert len(tasks.fingerprint(task, "test")) == 64
 
 
 def test_every_benchmark_has_a_hub_source() -> None:
-    assert set(hub_data.SOURCES) == set(commonsense.BENCHMARKS) == set(FOLDERS)
+    assert set(commonsense_hub.SOURCES) == set(commonsense.TASKS) == {*FOLDERS, "commonsense_170k"}
+    assert set(commonsense.BENCHMARKS) == set(FOLDERS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gatera import tasks
-from gatera.tasks.hub_data import SOURCES
+from gatera.tasks.benchmarks.commonsense_hub import SOURCES
 from gatera.tasks.mixture import load_mixture, questions_also_tested
 
 ROOT = Path(os.environ.get("GATERA_DATA_ROOT", "/nonexistent"))

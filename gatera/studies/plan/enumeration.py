@@ -169,7 +169,7 @@ def _shared_config(loaded: LoadedStudy, request: Request) -> dict[str, dict[str,
     chosen = request.tasks or loaded.study.tasks
     if chosen is not None:
         for task in chosen:
-            tasks.keywords(task)  # raises for one that does not exist
+            tasks.scored(task)  # raises for one that does not exist
         config["data"]["tasks"] = list(chosen)
     if not config["data"]["train_tasks"]:
         raise InputError("data.train_tasks is empty; name the tasks that are trained on.")

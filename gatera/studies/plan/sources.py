@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gatera import tasks
 from gatera.errors import InputError
+from gatera.tasks.benchmarks import files
 from gatera.trial import Json
 
 OWN_CLASSES = ("adapter.gate", "adapter.delta")  # settings that also name a class by its file
@@ -129,7 +129,7 @@ def _locate_knowledge(
 
 def _wikitext(data_root: Path | None, strict: bool) -> Path | None:
     try:
-        root = tasks.data_root(data_root)
+        root = files.data_root(data_root)
     except InputError:
         if strict:
             raise

@@ -159,14 +159,9 @@ class Store:
     def claim(self, key: str, owner: Json, *, after: int | None = None) -> Claim | None:
         """Take the trial with `key` for a new attempt.
 
-        Returns None where it has a result, a live claim, or where somebody else was faster. A
-        damaged result is moved aside, so that the new one finds room.
-
-        Args:
-            key: The trial's.
-            owner: What the claim says of who holds it.
-            after: The newest attempt when it was decided that the trial may be tried again: None
-                is returned where another was made, and perhaps failed, since. None: now.
+        Returns None where it has a result, a live claim, or where somebody else was faster: made
+        an attempt that comes after number `after`, the newest that the caller knew of. A damaged
+        result is moved aside, so that the new one finds room.
         """
         folder = self.trial_folder(key)
         folder.mkdir(parents=True, exist_ok=True)

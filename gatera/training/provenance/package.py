@@ -64,8 +64,8 @@ class Names:
     gate: frozenset[str] | None
     backbone: str
     template: str
-    embedded_tasks: frozenset[str]
-    real_tasks: frozenset[str]
+    tasks: frozenset[str]
+    task_families: frozenset[str]  # that know one of them
     knowledge: str | None
 
 
@@ -75,9 +75,6 @@ _MODULES: Mapping[str, Callable[[Names], bool]] = {
     "gatera.backbones.tiny": lambda names: names.backbone == "tiny",
     "gatera.backbones.smollm2": lambda names: names.backbone == "smollm2",
     "gatera.backbones.hub": lambda names: names.backbone not in ("tiny", "smollm2"),
-    "gatera.tasks.world_families": lambda names: bool(names.embedded_tasks),
-    "gatera.tasks.commonsense": lambda names: bool(names.real_tasks),
-    "gatera.tasks.hub_data": lambda names: bool(names.real_tasks),
     "gatera.tasks.held_out": lambda names: names.knowledge == "world",
 }
 
@@ -88,22 +85,25 @@ _TABLES: Mapping[tuple[str, str], Callable[[Names], frozenset[str] | None]] = {
     ("gatera.adapter.updates", "DELTAS"): lambda names: names.delta,
     ("gatera.adapter.gates", "GATES"): lambda names: names.gate,
     ("gatera.backbones", "LLAMA_HUB_IDS"): lambda names: frozenset({names.backbone}),
-    ("gatera.tasks.world_families", "FAMILIES"): lambda names: names.embedded_tasks,
-    ("gatera.tasks.commonsense", "BENCHMARKS"): lambda names: names.real_tasks,
-    ("gatera.tasks.hub_data", "SOURCES"): lambda names: names.real_tasks,
+    ("gatera.tasks", "FAMILIES"): lambda names: names.task_families,
+    ("gatera.tasks.benchmarks.commonsense_hub", "SOURCES"): lambda names: names.tasks,
     ("gatera.tasks.prompts", "TEMPLATES"): lambda names: frozenset({names.template}),
 }
+
+
+# Families of tasks -> the table whose keys name them.
+_TASK_TABLES: Mapping[str, tuple[str, str]] = {
+    "commonsense": ("gatera.tasks.benchmarks.commonsense", "BENCHMARKS"),
+    "world_families": ("gatera.tasks.world_families", "FAMILIES"),
+}
+_TRAINED_ON_ALONE: Mapping[str, str] = {"commonsense_170k": "commonsense"}  # in no such table
 
 
 _TABLES_OF: dict[str, dict[str, Callable[[Names], frozenset[str] | None]]] = {}
 for (_module, _variable), _choose in _TABLES.items():
     _TABLES_OF.setdefault(_module, {})[_variable] = _choose
-
-
-_EMBEDDED_TASKS = (
-    "gatera.tasks.world_families",
-    "FAMILIES",
-)  # the table that tells them from real ones
+for _module, _variable in _TASK_TABLES.values():
+    _TABLES_OF[_module] = {_variable: lambda names: names.tasks}
 
 
 @dataclass(frozen=True)
@@ -134,17 +134,23 @@ class Package:
     def names(self, config: Mapping[str, Any], tasks: Collection[str]) -> Names:
         """Return the names by which a configuration, with these tasks, chooses code."""
         adapter = config["adapter"]
-        embedded = frozenset(tasks) & self.table_keys(*_EMBEDDED_TASKS)
+        chosen = frozenset(tasks)
         return Names(
             adapted=adapter["method"] != "frozen",
             delta=_chosen(adapter.get("delta")),
             gate=_chosen(adapter.get("gate")),
             backbone=config["backbone"]["name"],
             template=config["data"]["template"],
-            embedded_tasks=embedded,
-            real_tasks=frozenset(tasks) - embedded,
+            tasks=chosen,
+            task_families=self._task_families(chosen),
             knowledge=config.get("eval", {}).get("knowledge"),
         )
+
+    def _task_families(self, chosen: frozenset[str]) -> frozenset[str]:
+        tables = _TASK_TABLES.items()
+        knowing = {family for family, table in tables if chosen & self.table_keys(*table)}
+        trained_on = {_TRAINED_ON_ALONE[task] for task in chosen & _TRAINED_ON_ALONE.keys()}
+        return frozenset(knowing | trained_on)
 
     def table_keys(self, module: str, variable: str) -> frozenset[str]:
         """Return the keys of a module's table.

@@ -182,32 +182,31 @@ def test_a_new_gate_changes_nothing_for_the_others(package: Copy) -> None:
 def test_a_new_benchmark_changes_nothing_for_the_others(package: Copy) -> None:
     def change() -> None:
         package.replace(
-            "tasks/commonsense.py",
+            "tasks/benchmarks/commonsense.py",
             '    "piqa": ',
-            '    "csqa": Benchmark("csqa", _numbered("answer", 5), 1 / 5, "tau/commonsense_qa"),\n'
-            '    "piqa": ',
+            '    "csqa": Benchmark("csqa", "csqa", _numbered("answer", 5), 1 / 5),\n    "piqa": ',
         )
         package.replace(
-            "tasks/hub_data.py",
+            "tasks/benchmarks/commonsense_hub.py",
             "\ndef _piqa",
             "\ndef _csqa(record):\n    return _listed(record)\n\n"
             "\ndef _listed(record):\n    return record\n\n\ndef _piqa",
         )
         package.replace(
-            "tasks/hub_data.py",
+            "tasks/benchmarks/commonsense_hub.py",
             '    "piqa": ',
-            '    "csqa": HubSource(None, "test", _csqa),\n    "piqa": ',
+            '    "csqa": HubSource("tau/csqa", None, _TEST, _csqa),\n    "piqa": ',
         )
 
     others = (CONFIG, FROZEN, REAL, changed(REAL, data_tasks=["arc_easy"]))
     before = [package.code(config) for config in others]
     asked = changed(REAL, data_tasks=["boolq", "csqa"])
     assert package.changed_by(change, asked) == [
-        "gatera/tasks/commonsense.py",
-        "gatera/tasks/hub_data.py",
+        "gatera/tasks/benchmarks/commonsense.py",
+        "gatera/tasks/benchmarks/commonsense_hub.py",
     ]
     assert [package.code(config) for config in others] == before
-    package.replace("tasks/hub_data.py", "return record\n", "return [record]\n")
+    package.replace("tasks/benchmarks/commonsense_hub.py", "return record\n", "return [record]\n")
     assert [package.code(config) for config in others] == before
 
 
@@ -234,10 +233,12 @@ def test_a_new_embedded_family_changes_nothing_for_the_others(package: Copy) -> 
 
 def test_a_changed_benchmark_changes_the_trials_that_ask_it(package: Copy) -> None:
     def change() -> None:
-        package.replace("tasks/commonsense.py", '_numbered("solution", 2)', '_numbered("way", 2)')
+        package.replace(
+            "tasks/benchmarks/commonsense.py", '_numbered("solution", 2)', '_numbered("way", 2)'
+        )
 
     before = package.code(changed(REAL, data_tasks=["boolq"]))
-    assert package.changed_by(change, REAL) == ["gatera/tasks/commonsense.py"]
+    assert package.changed_by(change, REAL) == ["gatera/tasks/benchmarks/commonsense.py"]
     assert package.code(changed(REAL, data_tasks=["boolq"])) == before
 
 
@@ -280,10 +281,13 @@ def test_a_class_of_ones_own_counts_all_that_it_may_derive_from() -> None:
 def test_the_backbone_and_the_kind_of_tasks_choose_their_files() -> None:
     tiny, real = code_here(CONFIG), code_here(REAL)
     assert "gatera/tasks/world_families.py" in tiny
-    assert "gatera/tasks/commonsense.py" not in tiny
+    assert "gatera/tasks/benchmarks/commonsense.py" not in tiny
     assert "gatera/tasks/world_families.py" not in real
     assert "gatera/backbones/world.py" not in real
-    assert {"gatera/tasks/commonsense.py", "gatera/tasks/hub_data.py"} <= set(real)
+    assert {
+        "gatera/tasks/benchmarks/commonsense.py",
+        "gatera/tasks/benchmarks/commonsense_hub.py",
+    } <= set(real)
     told = code_here(changed(REAL, eval_knowledge="world"))
     assert changed_files(real, told) == ["gatera/backbones/world.py", "gatera/tasks/held_out.py"]
     for name, file in (
@@ -300,8 +304,8 @@ def test_the_backbone_and_the_kind_of_tasks_choose_their_files() -> None:
 
 def test_scoring_asks_the_scored_tasks_and_training_those_that_train() -> None:
     mixed = changed(CONFIG, data_tasks=["boolq"])
-    assert "gatera/tasks/commonsense.py" in scoring_code(mixed)
-    assert "gatera/tasks/commonsense.py" not in training_code(mixed)
+    assert "gatera/tasks/benchmarks/commonsense.py" in scoring_code(mixed)
+    assert "gatera/tasks/benchmarks/commonsense.py" not in training_code(mixed)
     assert "gatera/tasks/world_families.py" in training_code(mixed)
     assert training_code(mixed) == training_code(CONFIG)
 
@@ -349,7 +353,8 @@ def test_all_that_a_run_imports_counts_or_is_known_not_to() -> None:
     counted = {module for module in loaded if package._paths[module] in files}
     empty = {m for m in loaded if tree_sha256(package._sources[m]) == tree_sha256("")}
     not_chosen = {
-        *("gatera.tasks.commonsense", "gatera.tasks.hub_data", "gatera.tasks.held_out"),
+        *(m for m in loaded if m.startswith("gatera.tasks.benchmarks.")),
+        "gatera.tasks.held_out",
         *(f"gatera.adapter.updates.{name}" for name in ("lora", "dora", "mora", "hilora")),
         "gatera.adapter.kernels.low_rank",  # of lora alone
         *(f"gatera.adapter.gates.{name}" for name in ("static", "mlp", "attention", "channel")),
