@@ -251,6 +251,18 @@ class TrainSettings:
     validation_items: Count = setting(
         120, "Held-out items of the training tasks that validation answers."
     )
+    validation_method: Literal["generate", "choice"] = setting(
+        "generate",
+        "How validation answers: as eval.method says.",
+        tiny="choice",
+        small="choice",
+        paper="choice",
+    )
+    average_last: Count | None = setting(
+        None,
+        "The trained weights are the mean of those at the last so many validations; None: those "
+        "that validation found best.",
+    )
     validation_max_new_tokens: Count = setting(
         16, "Tokens that an answer to a validation item may have.", tiny=8, paper=32
     )
@@ -282,8 +294,10 @@ class EvalSettings:
     )
     beams: Count = setting(1, "Beams of the search for an answer; 1: greedy.", paper=4)
     max_new_tokens: Count = setting(16, "Tokens that an answer may have.", tiny=8, paper=32)
-    method: Literal["generate"] = setting(
-        "generate", "'generate': the answer is the first keyword in the text that is generated."
+    method: Literal["generate", "choice"] = setting(
+        "generate",
+        "'generate': the answer is read out of the text that is generated. 'choice': the answer to "
+        "an item with options is the one of highest log-likelihood; other items are as before.",
     )
     batch_size: Count = setting(
         64, "Items that are answered at once.", in_key=False, tiny=128, small=16, paper=16

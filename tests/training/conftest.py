@@ -28,7 +28,7 @@ def boolq_record(number: int) -> dict[str, str]:
     picks = [THINGS[number % 10], WORDS[number // 10 % 10], WORDS[number // 100 % 10]]
     answer = ("true", "false")[number % 2]
     return {
-        "instruction": f"question {' '.join(picks)} ? answer format : true / false",
+        "instruction": f"question {' '.join(picks)} ?\n\nAnswer format: true/false",
         "input": "",
         "output": f"the correct answer is {answer}",
         "answer": answer,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -23,8 +24,9 @@ from gatera.training import fit, score, train
 from gatera.training.attempt_files import ANSWERS_FILE, checkpointed_steps
 from gatera.training.attempt_files import checkpoints as checkpoints_in
 from gatera.training.evaluation.answer_log import AnswerLog
+from gatera.training.evaluation.scoring import Known
 from gatera.training.metrics_log import PrunedError
-from gatera.training.optimization import checkpoints
+from gatera.training.optimization import callbacks, checkpoints
 from gatera.training.optimization.module import AdapterModule, NotFiniteError
 from gatera.training.optimization.trainer import _repeatable
 from gatera.trial import Trial, TrialResult
@@ -61,12 +63,17 @@ def test_a_trial_gives_the_same_bytes_twice(
     middle = sum(share * (place + 0.5) for place, share in enumerate(first.gates["histogram"])) / 20
     assert middle == pytest.approx(first.gates["overall"]["mean"], abs=0.025)  # half a bin
     assert len(first.gates["modules"]) == 4
-    # Of the three test questions among the training records, one is held out for validation.
-    assert first.parts["training"]["dropped_items"] == 2
+    assert first.parts["training"]["dropped_items"] == 3  # test questions among the records
     predictions = pd.read_parquet(files[0])
-    assert list(predictions) == ["task", "index", "output", "extracted", "answer", "correct"]
+    texts = ["task", "index", "cluster", "output", "extracted", "answer"]
+    assert list(predictions) == [*texts, "correct", "score", "log_probability"]
     assert len(predictions) == 11
     assert predictions["correct"].mean() == first.metrics["test/accuracy"]
+    assert (predictions["score"] == predictions["correct"]).all()
+    assert (predictions["log_probability"] < 0).all()
+    assert predictions["log_probability"].mean() == pytest.approx(
+        first.metrics["test/log_probability/boolq"]
+    )
 
 
 class KilledError(Exception):
@@ -158,9 +165,10 @@ def test_scoring_goes_on_from_the_batches_that_were_answered(
     whole = fit(trial, tmp_path / "whole", data_root=data_root)
 
     class DyingLog(AnswerLog):
-        def write(self, task: str, outputs: Any) -> None:
-            super().write(task, outputs)
-            raise KilledError
+        def write(self, task: str, found: Known) -> None:
+            super().write(task, found)
+            if found.outputs:
+                raise KilledError
 
     with monkeypatch.context() as patched:
         patched.setattr("gatera.training.evaluation.scorer.AnswerLog", DyingLog)
@@ -173,18 +181,20 @@ def test_scoring_goes_on_from_the_batches_that_were_answered(
     resumed = fit(trial, tmp_path / "second", data_root=data_root, resume_from=earlier)
     assert comparable(resumed) == comparable(whole)
     tested = [line["answered"] for line in lines_of(tmp_path / "second") if "answered" in line]
-    assert tested == [20]  # of batches of 12 and 8 the first was there
+    assert tested == [20]  # of batches of 12 and 8 the first was there, and all options
 
 
 def test_answers_count_by_what_gave_them(tmp_path: Path) -> None:
     log = AnswerLog(tmp_path, [], {"boolq": "these weights", "piqa": "these too"})
     outputs = {place: f"true {place}" for place in range(15)}
-    log.write("boolq", outputs)
-    log.write("piqa", {3: "solution1"})
+    likelihoods = {place: [-0.1 * place, -1 / 3] for place in range(12)}
+    log.write("boolq", Known(outputs))
+    log.write("boolq", Known(likelihoods=likelihoods))
+    log.write("piqa", Known({3: "solution1"}, {3: [0.5]}))
     log.close()
     again = AnswerLog(tmp_path / ".", [], {"boolq": "these weights", "piqa": "others"})
-    assert again.known("boolq") == outputs
-    assert again.known("piqa") == {}
+    assert again.known("boolq") == Known(outputs, likelihoods)
+    assert again.known("piqa") == Known()
 
 
 def test_trained_weights_are_scored_again_without_training(
@@ -224,7 +234,7 @@ def test_answers_of_the_same_weights_count_for_another_column(
     assert both.training_key == longer.training_key == one.training_key
 
     def answered(name: str, trial: Trial, *earlier: str) -> list[str]:
-        """Score a trial; return the task of each batch that was generated."""
+        """Score a trial; return the task of each batch that was computed."""
         score(
             trial,
             tmp_path / name,
@@ -236,15 +246,91 @@ def test_answers_of_the_same_weights_count_for_another_column(
         lines = (tmp_path / name / ANSWERS_FILE).read_text().splitlines()
         return [json.loads(line)["task"] for line in lines]
 
-    assert answered("one", one) == ["boolq"] * 3
-    assert answered("both", both, "one") == ["world_truth"] * 3
-    assert answered("longer", longer, "one", "both") == ["boolq"] * 3  # decoded in another way
+    # Each batch twice: its options, and its answers.
+    assert answered("one", one) == ["boolq"] * 6
+    assert set(answered("both", both, "one")) == {"world_truth"}
+    assert answered("longer", longer, "one", "both") == ["boolq"] * 6  # decoded in another way
     predictions = [pd.read_parquet(tmp_path / n / "predictions.parquet") for n in ("one", "both")]
     same = predictions[1][predictions[1]["task"] == "boolq"].reset_index(drop=True)
     pd.testing.assert_frame_equal(same, predictions[0])
 
 
+ENDPOINTS = ("accuracy", "log_probability")
 TARGETS = {"target_modules": ["q_proj", "down_proj"]}
+
+
+def test_the_likeliest_option_is_the_answer_where_one_chooses(
+    make_trial: Any, data_root: Path, tmp_path: Path
+) -> None:
+    written = make_trial(train={"learning_rate": 0.02, "max_steps": 40})
+    chosen = make_trial(
+        train={"learning_rate": 0.02, "max_steps": 40}, eval={"method": "choice", "limit": None}
+    )
+    trained = train(written, tmp_path / "a", data_root=data_root)
+    options = {"trained": trained, "adapter": tmp_path / "a" / "adapter", "data_root": data_root}
+    score(written, tmp_path / "a", **options)
+    result = score(chosen, tmp_path / "b", **options)
+    assert written.training_key == chosen.training_key
+    assert written.key != chosen.key
+    lines = (tmp_path / "b" / ANSWERS_FILE).read_text()
+    assert '"outputs"' not in lines  # nothing was generated
+    tested = [line["answered"] for line in lines_of(tmp_path / "b") if "answered" in line]
+    assert tested == [5, 10, 15, 20]
+    found = pd.read_parquet(tmp_path / "b" / "predictions.parquet")
+    half = -math.log(2)  # of two options, the likelier one has more than half
+    assert (found["correct"] == (found["log_probability"] > half)).all()
+    assert (found["output"] == "the correct answer is " + found["extracted"]).all()
+    assert result.metrics["test/accuracy"] == found["correct"].mean()
+    assert result.metrics["test/no_keyword/boolq"] == 0.0
+    # The options weigh the same, however the answer is given.
+    same = pd.read_parquet(tmp_path / "a" / "predictions.parquet").set_index("index")
+    both = found.set_index("index").loc[same.index]
+    assert both["log_probability"].tolist() == pytest.approx(same["log_probability"].tolist())
+
+
+def test_the_mean_of_the_last_weights_is_kept_where_it_is_asked_for(
+    make_trial: Any, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = make_trial(train={"validation_every": 2, "average_last": 3, "max_steps": 7})
+    assert trial.training_key != make_trial(train={"validation_every": 2, "max_steps": 7})
+    seen: list[dict[str, torch.Tensor]] = []  # the weights after each step
+    on_step_end = callbacks.StepLog.on_step_end
+
+    def watch(self: Any, module: AdapterModule) -> None:
+        on_step_end(self, module)
+        seen.append(checkpoints.trainable_weights(module.model))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(callbacks.StepLog, "on_step_end", watch)
+        whole = fit(trial, tmp_path / "whole", data_root=data_root)
+    saved = load_file(tmp_path / "whole" / "adapter" / "adapter_model.safetensors")
+    assert len(saved) == len(seen[0])
+    for name, value in seen[0].items():
+        mean = sum(seen[step - 1][name].double() for step in (4, 6, 7)) / 3
+        (key,) = [each for each in saved if each == name.replace(".default", "")]
+        torch.testing.assert_close(saved[key].double(), mean, rtol=1e-6, atol=1e-8)
+        assert not torch.equal(saved[key], value)
+
+    save = checkpoints.save
+
+    def save_and_die(folder: Path, state: checkpoints.TrainState) -> None:
+        save(folder, state)
+        if state.step == 6:
+            raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "save", save_and_die)
+        with pytest.raises(KilledError):
+            fit(trial, tmp_path / "cut", data_root=data_root)
+    resumed = fit(trial, tmp_path / "second", data_root=data_root, resume_from=[tmp_path / "cut"])
+    assert comparable(resumed) == comparable(whole)
+    assert whole.metrics["val/step"] == 7  # what the kept weights are worth, measured at the end
+    with pytest.raises(InputError, match=r"average_last=5, but 7 steps .* have 4 validations"):
+        fit(
+            make_trial(train={"validation_every": 2, "average_last": 5, "max_steps": 7}),
+            tmp_path / "more",
+            data_root=data_root,
+        )
 
 
 def test_each_seed_has_its_own_say(make_trial: Any, data_root: Path, tmp_path: Path) -> None:
@@ -363,7 +449,9 @@ def test_the_frozen_backbone_is_scored_alone(
     make_trial: Any, data_root: Path, tmp_path: Path
 ) -> None:
     result = fit(make_trial(adapter=None), tmp_path, data_root=data_root)
-    assert set(result.metrics) == {"test/accuracy/boolq", "test/no_keyword/boolq", "test/accuracy"}
+    names = {"test/no_keyword/boolq"}
+    names |= {f"test/{each}{task}" for each in ENDPOINTS for task in ("", "/boolq")}
+    assert set(result.metrics) == names
     assert result.parameters["trainable"] == 0
     assert result.gates == {}
     assert not (tmp_path / "adapter").exists()

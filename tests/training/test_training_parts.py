@@ -16,7 +16,7 @@ from gatera.errors import InputError
 from gatera.settings import TrainSettings
 from gatera.tasks.example import Example, content_hash
 from gatera.tasks.mixture import Item
-from gatera.training.evaluation import scoring
+from gatera.training.evaluation import measures, scoring
 from gatera.training.evaluation.scoring import Prediction
 from gatera.training.optimization.checkpoints import Best
 from gatera.training.optimization.rates import learning_rate_factor, total_steps
@@ -91,12 +91,22 @@ def test_a_cut_test_set_is_the_first_by_hash_in_file_order() -> None:
 
 def test_outputs_without_keyword_count_as_wrong() -> None:
     predictions = [
-        Prediction("boolq", 0, "true", "true", "true", True),
-        Prediction("boolq", 1, "hm", None, "true", False),
-        Prediction("boolq", 2, "false", "false", "true", False),
+        Prediction("boolq", 0, "", "true", "true", "true", True, 1.0, -0.1),
+        Prediction("boolq", 1, "", "hm", None, "true", False, 0.0, -0.3),
+        Prediction("boolq", 2, "", "false", "false", "true", False, 0.0, -0.8),
     ]
-    assert scoring.accuracy(predictions) == pytest.approx(1 / 3)
+    assert scoring.mean_score(predictions) == pytest.approx(1 / 3)
     assert scoring.share_without_keyword(predictions) == pytest.approx(1 / 3)
+    measured = measures.of_test(["boolq"], predictions, {})
+    assert measured == {
+        "test/accuracy/boolq": pytest.approx(1 / 3),
+        "test/no_keyword/boolq": pytest.approx(1 / 3),
+        "test/log_probability/boolq": pytest.approx(-0.4),
+        "test/accuracy": pytest.approx(1 / 3),
+        "test/log_probability": pytest.approx(-0.4),
+    }
+    unweighed = [dataclasses.replace(predictions[0], log_probability=None), *predictions[1:]]
+    assert "test/log_probability/boolq" not in measures.of_test(["boolq"], unweighed, {})
 
 
 def test_a_machine_says_what_it_computes_by() -> None:

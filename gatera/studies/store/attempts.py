@@ -134,13 +134,14 @@ def _last_seconds(path: Path) -> float:
     return max((float(each) for each in seconds if isinstance(each, int | float)), default=0.0)
 
 
-def _answered(folders: Iterable[Path]) -> set[tuple[Json, Json, str]]:
+def _answered(folders: Iterable[Path]) -> set[tuple[Json, str, str]]:
     """Return what was answered: by which weights and how, of which task, at which place."""
     return {found for folder in folders for found in _answers_in(folder / ANSWERS_FILE)}
 
 
-def _answers_in(path: Path) -> Iterator[tuple[Json, Json, str]]:
+def _answers_in(path: Path) -> Iterator[tuple[Json, str, str]]:
     for line in _objects_in(path):
-        outputs = line.get("outputs")
-        if isinstance(outputs, dict):
-            yield from ((line.get("of"), line.get("task"), place) for place in outputs)
+        for kind in ("outputs", "likelihoods"):
+            if isinstance(found := line.get(kind), dict):
+                task = f"{line.get('task')} {kind}"
+                yield from ((line.get("of"), task, place) for place in found)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gatera.training.attempt_files import ANSWERS_FILE
+from gatera.training.evaluation.scoring import Known
 
 
 class AnswerLog:
@@ -30,20 +31,24 @@ class AnswerLog:
                 those by others, by task.
         """
         self._identities = identities
-        self._known: dict[str, dict[int, str]] = {}  # task -> place -> output
+        self._outputs: dict[str, dict[int, str]] = {}  # task -> place -> output
+        # task -> place -> log-likelihood of each option
+        self._likelihoods: dict[str, dict[int, list[float]]] = {}
         for path in (*earlier, folder):
             for line in lines_of(path / ANSWERS_FILE):
                 self._take(line)
         self._handle = (folder / ANSWERS_FILE).open("a", encoding="utf-8")
 
-    def known(self, task: str) -> Mapping[int, str]:
-        """Return place -> output of what was answered of a task."""
-        return self._known.get(task, {})
+    def known(self, task: str) -> Known:
+        """Return what was found of a task."""
+        return Known(self._outputs.get(task, {}), self._likelihoods.get(task, {}))
 
-    def write(self, task: str, outputs: Mapping[int, str]) -> None:
+    def write(self, task: str, found: Known) -> None:
         """Append one batch; a hash tells a line that was torn or changed."""
-        by_place = {str(place): text for place, text in outputs.items()}  # as JSON reads it again
-        content = {"of": self._identities[task], "task": task, "outputs": by_place}
+        content: dict[str, Any] = {"of": self._identities[task], "task": task}
+        for name, by_place in (("outputs", found.outputs), ("likelihoods", found.likelihoods)):
+            if by_place:  # places as JSON reads them again
+                content[name] = {str(place): value for place, value in by_place.items()}
         self._handle.write(json.dumps({**content, "sha256": _sha256(content)}) + "\n")
         self._handle.flush()
 
@@ -57,9 +62,11 @@ class AnswerLog:
             sha256 = value.pop("sha256")
         except (ValueError, KeyError, TypeError, AttributeError):
             return
-        if sha256 == _sha256(value) and value["of"] == self._identities.get(value["task"]):
-            found = {int(place): text for place, text in value["outputs"].items()}
-            self._known.setdefault(value["task"], {}).update(found)
+        if sha256 != _sha256(value) or value["of"] != self._identities.get(value["task"]):
+            return
+        for name, known in (("outputs", self._outputs), ("likelihoods", self._likelihoods)):
+            found = {int(place): each for place, each in value.get(name, {}).items()}
+            known.setdefault(value["task"], {}).update(found)
 
 
 def lines_of(path: Path) -> list[str]:

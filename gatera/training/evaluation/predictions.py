@@ -16,10 +16,13 @@ _SCHEMA = pyarrow.schema(
     [
         ("task", pyarrow.string()),
         ("index", pyarrow.int32()),
+        ("cluster", pyarrow.string()),
         ("output", pyarrow.string()),
         ("extracted", pyarrow.string()),
         ("answer", pyarrow.string()),
         ("correct", pyarrow.bool_()),
+        ("score", pyarrow.float64()),
+        ("log_probability", pyarrow.float64()),
     ]
 )
 

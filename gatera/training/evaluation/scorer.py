@@ -16,10 +16,11 @@ from gatera.training.adapting import attach_trained, count_parameters
 from gatera.training.attempt_files import METRICS_FILE, PREDICTIONS_FILE
 from gatera.training.evaluation import measures, scoring
 from gatera.training.evaluation.answer_log import AnswerLog
+from gatera.training.evaluation.choices import may_pack
 from gatera.training.evaluation.gate_readings import survey_gates
 from gatera.training.evaluation.knowledge import knowledge_losses
 from gatera.training.evaluation.predictions import write_predictions
-from gatera.training.evaluation.scoring import Prediction, Questions
+from gatera.training.evaluation.scoring import Answering, Known, Prediction, Questions
 from gatera.training.metrics_log import MetricsLog
 from gatera.training.provenance import machine
 from gatera.training.provenance.code import answering_code, files_sha256, scoring_code
@@ -110,7 +111,7 @@ class _Scoring:
         if trained is not None:
             assert adapter is not None
             self._model = attach_trained(self._model, self._config["adapter"], adapter)
-        self._longest = stage.longest_prompt(self._model, self._eval.max_new_tokens)
+        self._gate = None if trained is None else str(self._config["adapter"]["gate"])
 
     def score(self, answered: Sequence[Path]) -> dict[str, Any]:
         """Return the parts of the result that scoring adds."""
@@ -150,29 +151,48 @@ class _Scoring:
         code = files_sha256(answering_code(self._trial.config, task))
         return sha256_of([self._trial.answers_identity(task), weights, code])
 
+    def _answering(self, task: str) -> Answering:
+        tokens = max(self._eval.max_new_tokens, tasks.find(task).max_new_tokens)
+        return Answering(
+            Decoding(tokens, self._eval.beams, self._eval.batch_size),
+            chooses=self._eval.method == "choice",
+            weighs=True,
+            packs=may_pack(self._model, self._gate),
+        )
+
     def _test_questions(self, task: str) -> Questions:
         items = [Item(task, example) for example in tasks.load(task, "test", self._root)]
         template = self._config["data"]["template"]
-        return Questions.of(items, self._eval.limit, self._tokenizer, template, self._longest)
+        longest = stage.longest_prompt(self._model, self._answering(task).decoding.max_new_tokens)
+        return Questions.of(items, self._eval.limit, self._tokenizer, template, longest)
 
     def _answer(self, asked: Sequence[Questions], answers: AnswerLog) -> list[Prediction]:
         steps = 0 if self._trained is None else int(self._trained.provenance["steps"])
         log = MetricsLog(self._folder / METRICS_FILE, steps)
-        decoding = Decoding(self._eval.max_new_tokens, self._eval.beams, self._eval.batch_size)
         total = sum(len(questions) for questions in asked)
         predictions: list[Prediction] = []
         for task, questions in zip(self._tasks, asked, strict=True):
-            done = len(predictions)
+            how, known = self._answering(task), answers.known(task)
+            answered: set[int] = set(known.outputs)
 
             def keep(
-                outputs: Mapping[int, str], answered: int, task: str = task, done: int = done
+                found: Known,
+                task: str = task,
+                before: int = len(predictions),
+                answered: set[int] = answered,
+                chooses: bool = how.chooses,
             ) -> None:
-                answers.write(task, outputs)
-                log.write("test", steps, {"answered": done + answered, "items": total})
+                answers.write(task, found)
+                answered.update(found.likelihoods if chooses else found.outputs)
+                log.write("test", steps, {"answered": before + len(answered), "items": total})
 
-            known = answers.known(task)
             predictions += scoring.answer(
-                self._model, self._tokenizer, questions, decoding, known=known, on_batch=keep
+                self._model,
+                self._tokenizer,
+                questions,
+                how,
+                known=known,
+                on_batch=keep,
             )
         answers.close()
         log.close()

@@ -81,7 +81,10 @@ class StepLog(StepCallback):
 
 
 class Validation(StepCallback):
-    """Validates every so many steps and at the end; keeps the best weights."""
+    """Validates every so many steps and at the end; keeps the best weights, or a mean of the last.
+
+    Where a mean is kept, validation says what it is worth and decides nothing.
+    """
 
     def __init__(self, state: TrainState, log: MetricsLog, validate: Validate) -> None:
         self._state, self._log, self._validate = state, log, validate
@@ -96,10 +99,28 @@ class Validation(StepCallback):
         module.model.train()
         self.seconds += time.monotonic() - began
         self._log.write("validate", module.step, {"val/accuracy": accuracy, "val/loss": loss})
+        if module.settings.average_last is not None:
+            self._keep_mean(module, module.settings.average_last)
+            return
         candidate = Best(module.step, accuracy, loss, {})
         if candidate.is_better_than(self._state.best):
             candidate.weights = checkpoints.trainable_weights(module.model)
             self._state.best = candidate
+
+    def _keep_mean(self, module: AdapterModule, count: int) -> None:
+        """Keep the weights as they are now; after the last step, the mean of the last `count`."""
+        state, now = self._state, checkpoints.trainable_weights(module.model)
+        state.last = [*state.last, now][-count:]
+        if module.step < module.total_steps:
+            return
+        mean = checkpoints.mean_weights(state.last)
+        checkpoints.restore_weights(module.model, mean)
+        began = time.monotonic()
+        accuracy, loss = self._validate()
+        self.seconds += time.monotonic() - began
+        module.model.train()
+        checkpoints.restore_weights(module.model, now)  # what the checkpoint goes on from
+        state.best = Best(module.step, accuracy, loss, mean)
 
 
 class StopWhenPruned(StepCallback):

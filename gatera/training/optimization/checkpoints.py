@@ -23,7 +23,7 @@ KEPT = 2  # newest checkpoints that are kept: one more than needed, should one b
 
 @dataclass
 class Best:
-    """The best state that validation has seen."""
+    """The state that is kept: the best that validation has seen, or the mean of the last."""
 
     step: int  # optimizer steps done
     accuracy: float
@@ -47,6 +47,16 @@ class TrainState:
     optimizer: dict[str, Any] = field(default_factory=dict)
     recent: list[dict[str, float]] = field(default_factory=list)  # values of the last steps
     best: Best | None = None
+    # weights at the last validations, the oldest first; none unless their mean is kept
+    last: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+def mean_weights(found: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of several states of the same parameters, by name."""
+    return {
+        name: (sum(each[name].double() for each in found) / len(found)).to(value.dtype)  # type: ignore[union-attr]
+        for name, value in found[0].items()
+    }
 
 
 def trainable_weights(model: nn.Module) -> dict[str, Tensor]:

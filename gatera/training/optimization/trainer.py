@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from gatera.errors import InputError
 from gatera.settings import TrainSettings
+from gatera.tasks import find
 from gatera.tasks.decoding import Decoding
 from gatera.tasks.mixture import Item, Mixture, items_sha256, load_mixture
 from gatera.training import stage
@@ -26,7 +27,8 @@ from gatera.training.adapting import adapt, count_parameters
 from gatera.training.attempt_files import ADAPTER_FOLDER, CHECKPOINT_FOLDER, METRICS_FILE
 from gatera.training.data import BatchPlan, TrainingData, encode_cached
 from gatera.training.evaluation import scoring
-from gatera.training.evaluation.scoring import Questions
+from gatera.training.evaluation.choices import may_pack
+from gatera.training.evaluation.scoring import Answering, Questions
 from gatera.training.metrics_log import MetricsLog
 from gatera.training.optimization import callbacks, checkpoints
 from gatera.training.optimization.checkpoints import TrainState
@@ -50,7 +52,8 @@ def train_trial(
 ) -> Trained:
     """Train a trial's adapter and keep the weights that were best on the validation items.
 
-    Best is by accuracy, then by loss, then the earliest. Writes into `attempt_dir`: metrics.jsonl,
+    Best is by accuracy, then by loss, then the earliest; with `train.average_last`, the mean of the
+    weights at the last validations is kept instead. Writes into `attempt_dir`: metrics.jsonl,
     checkpoints/ and adapter/ (as PEFT saves it; not of a tuning trial). The same trial on the same
     machine with the same number of threads gives the same weights, interrupted or not.
 
@@ -157,6 +160,7 @@ class _Training:
             self._trial.seeds["order_seed"],
         )
         steps = total_steps(settings, plan.steps_in_epoch)
+        _check_validations(settings, steps)
         state = self._resumed_state(resume_from)
         data = TrainingData(
             encoded, plan, self._tokenizer, settings.loss_mask, range(state.step, steps)
@@ -251,16 +255,22 @@ class _Training:
 
     def _validator(self, items: list[Item]) -> callbacks.Validate:
         settings = self._settings
-        decoding = Decoding(
-            settings.validation_max_new_tokens, beams=1, batch_size=settings.validation_batch_size
-        )
-        longest = stage.longest_prompt(self.model, settings.validation_max_new_tokens)
+        least = max((find(item.task).max_new_tokens for item in items), default=0)
+        tokens = max(settings.validation_max_new_tokens, least)
+        longest = stage.longest_prompt(self.model, tokens)
         questions = Questions.of(items, None, self._tokenizer, self._template, longest)
+        how = Answering(
+            Decoding(tokens, beams=1, batch_size=settings.validation_batch_size),
+            chooses=settings.validation_method == "choice",
+            weighs=False,
+            packs=may_pack(self.model, self._config["adapter"]["gate"]),
+        )
 
         def validate() -> tuple[float, float]:
-            predictions = scoring.answer(self.model, self._tokenizer, questions, decoding)
-            loss = scoring.mean_loss(self.model, self._tokenizer, questions, decoding.batch_size)
-            return scoring.accuracy(predictions), loss
+            predictions = scoring.answer(self.model, self._tokenizer, questions, how)
+            batch_size = how.decoding.batch_size
+            loss = scoring.mean_loss(self.model, self._tokenizer, questions, batch_size)
+            return scoring.mean_score(predictions), loss
 
         return validate
 
@@ -287,6 +297,21 @@ class _Training:
             "steps": outcome.state.step,
             **{name: train[name] for name in (*bits, "validation_batch_size")},
         }
+
+
+def _check_validations(settings: TrainSettings, steps: int) -> None:
+    """Refuse a mean over more validations than there are.
+
+    Raises:
+        InputError: it is asked for.
+    """
+    validations = -(-steps // settings.validation_every)
+    if settings.average_last is not None and settings.average_last > validations:
+        raise InputError(
+            f"train.average_last={settings.average_last}, but {steps} steps with "
+            f"train.validation_every={settings.validation_every} have {validations} validations; "
+            "ask for fewer, or validate more often."
+        )
 
 
 @contextmanager
