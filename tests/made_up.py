@@ -146,17 +146,24 @@ def note_end(
     return record
 
 
+def log_probability(right: bool, seed: int) -> float:
+    """Return what the right option of an item weighs, by what its answer is worth."""
+    return (-0.1 if right else -2.5) * (1 + seed / 100)
+
+
 def commit_result(
     store: Store,
     trial: Trial,
     score: float,
     *,
     answers: Mapping[str, Sequence[bool]] | None = None,
+    clustered: bool = False,
     **options,
 ) -> TrialResult:
     """Claim a trial and commit a made-up result for it, with predictions.
 
-    The scores are those of `answers` (by task, whether each item is right).
+    The scores are those of `answers` (by task, whether each item is right), two items a cluster
+    where they are `clustered`.
     """
     import pandas as pd  # seconds that made-up workers need not wait for
 
@@ -166,9 +173,21 @@ def commit_result(
     if tasks:
         score = sum(shares.values()) / len(shares)
     metrics = {f"test/accuracy/{task}": share for task, share in shares.items()}
+    metrics |= {
+        f"test/log_probability/{task}": sum(log_probability(r, trial.seed) for r in a) / len(a)
+        for task in tasks
+        for a in [answers[task]]
+    }
     options["metrics"] = metrics | dict(options.get("metrics", {}))
     rows = [
-        {"task": task, "index": index, "correct": bool(right)}
+        {
+            "task": task,
+            "index": index,
+            "cluster": f"{task} {index // 2}" if clustered else "",
+            "correct": bool(right),
+            "score": float(right),
+            "log_probability": log_probability(right, trial.seed),
+        }
         for task in tasks
         for index, right in enumerate(answers[task])
     ]

@@ -43,7 +43,7 @@ class TrialRecord:
     reason: str | None = None  # why there is no result, where it failed
     failure_kind: str | None = None  # out_of_memory, not_finite, killed or bug
     last_lines: tuple[str, ...] = ()  # of the log of an attempt that failed, without local paths
-    answers: Mapping[str, Mapping[int, bool]] | None = None  # task -> item -> whether right
+    items: Mapping[str, Mapping[int, float]] | None = None  # task -> item -> its endpoint
     curves: Curves = Curves()
     seconds: float | None = None  # of training and scoring, in all attempts
 
@@ -79,9 +79,9 @@ class RowRecord:
         return {trial.seed: trial.result for trial in self.trials if trial.result is not None}
 
     @property
-    def answers(self) -> dict[int, Mapping[str, Mapping[int, bool]]]:
-        """Return the answers by seed, of the trials that have them."""
-        return {trial.seed: trial.answers for trial in self.trials if trial.answers is not None}
+    def items(self) -> dict[int, Mapping[str, Mapping[int, float]]]:
+        """Return the items' endpoints by seed, of the trials that have them."""
+        return {trial.seed: trial.items for trial in self.trials if trial.items is not None}
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ class StudyRecord:
     # name -> variant -> weight: what verdicts are given on; none: each row beside the reference
     contrasts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())  # what has to be said of the study as a whole
+    # task -> item -> what it asks about, where others ask about the same; "": about its own
+    clusters: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
     @property
     def results(self) -> list[TrialResult]:

@@ -6,10 +6,12 @@ import statistics as basic
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gatera.reports.endpoints import ENDPOINTS
 from gatera.reports.judging.agreement import PaperComparison, compare_with_paper
 from gatera.reports.judging.comparison import Comparison, Weights, compare, median_spread
 from gatera.reports.judging.diagnosis import Finding, diagnose
 from gatera.reports.judging.paired import MeanInterval, PairedDifference, mean_interval
+from gatera.reports.judging.signal import Signal, signal
 from gatera.reports.published import PublishedTable, published_table
 from gatera.reports.records import RowRecord, StudyRecord, TuningRecord
 from gatera.trial import Json, TrialResult
@@ -54,6 +56,7 @@ class Table:
     contrasts: Mapping[str, Comparison]  # by name; where there are any, they alone are tested
     published: PublishedTable | None
     paper: PaperComparison | None  # the rows beside the published ones
+    signals: tuple[Signal, ...] = ()  # of each endpoint that all results have
 
     @property
     def tested(self) -> dict[str, Comparison]:
@@ -69,7 +72,7 @@ class Table:
 def build_table(record: StudyRecord) -> Table:
     """Compute the table of a study from its results."""
     published = None
-    if record.published is not None:
+    if record.published is not None and ENDPOINTS[record.endpoint].is_published:
         published = published_table(record.published, record.backbone)
     averages = averages_by_seed(record)
     rows_are_tested = not record.contrasts
@@ -80,7 +83,7 @@ def build_table(record: StudyRecord) -> Table:
         for row in record.rows
     )
     paper = _beside_paper(record, averages, comparisons, published)
-    return Table(record, rows, contrasts, published, paper)
+    return Table(record, rows, contrasts, published, paper, _signals(record))
 
 
 def _beside_paper(
@@ -101,7 +104,11 @@ def _beside_paper(
 
 def averages_by_seed(record: StudyRecord) -> dict[str, dict[int, float]]:
     """Return row -> seed -> the plain mean of the study's endpoint over tasks."""
-    names = [f"test/{record.endpoint}/{task}" for task in record.tasks]
+    return _averages(record, record.endpoint)
+
+
+def _averages(record: StudyRecord, endpoint: str) -> dict[str, dict[int, float]]:
+    names = [f"test/{endpoint}/{task}" for task in record.tasks]
     return {
         row.variant: {
             seed: basic.fmean(result.metrics[name] for name in names)
@@ -109,6 +116,18 @@ def averages_by_seed(record: StudyRecord) -> dict[str, dict[int, float]]:
         }
         for row in record.rows
     }
+
+
+def _signals(record: StudyRecord) -> tuple[Signal, ...]:
+    """Return the spreads of each endpoint that was measured on every task by every trial."""
+    signals = []
+    for endpoint in ENDPOINTS:
+        names = {f"test/{endpoint}/{task}" for task in record.tasks}
+        if record.results and all(names <= result.metrics.keys() for result in record.results):
+            averages = _averages(record, endpoint)
+            averages.pop(FROZEN, None)
+            signals.append(signal(endpoint, averages))
+    return tuple(each for each in signals if each is not None)
 
 
 def _beside_reference(record: StudyRecord) -> dict[str, Weights]:

@@ -14,12 +14,11 @@ from types import MappingProxyType
 
 from gatera.declaring import fields_of
 from gatera.errors import InputError
+from gatera.reports.endpoints import ENDPOINTS
 from gatera.settings import TuningSettings
 from gatera.trial import Json
 
 FROZEN = "frozen"  # the row of the untrained backbone, which every study has
-
-ENDPOINTS = ("accuracy",)  # measured as "test/<endpoint>/<task>"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _NO_CHANGES: Mapping[str, Json] = MappingProxyType({})

@@ -14,7 +14,7 @@ from gatera.errors import InputError
 from gatera.reports.forms.latex import latex
 from gatera.reports.forms.markdown import markdown
 from gatera.reports.forms.values import contrast_values
-from gatera.reports.judging.comparison import answer_differences
+from gatera.reports.judging.comparison import item_differences
 from gatera.reports.tables import build_table
 from gatera.studies import Contrast, Study, Variant
 from gatera.studies.catalog import LoadedStudy, entries, load
@@ -119,10 +119,10 @@ def test_every_form_says_the_contrasts(record):
 def test_items_of_a_contrast_are_weighted_sums_of_right_answers(record):
     rows = {row.variant: row for row in record.rows}
     weights = GAIN.weights
-    found = answer_differences([(rows[name], w) for name, w in weights.items()], record.tasks)
+    found = item_differences([(rows[name], w) for name, w in weights.items()], record.tasks)
     task = record.tasks[1]
     for seed, item in ((0, 3), (4, 750), (2, 610)):
-        expected = sum(w * rows[name].answers[seed][task][item] for name, w in weights.items())
+        expected = sum(w * rows[name].items[seed][task][item] for name, w in weights.items())
         assert found[task][seed, item] == expected
 
 

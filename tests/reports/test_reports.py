@@ -13,7 +13,7 @@ from gatera.reports.forms.figures import draw_differences
 from gatera.reports.forms.latex import latex
 from gatera.reports.forms.markdown import markdown
 from gatera.reports.forms.values import csv_text, json_rows
-from gatera.reports.judging.comparison import answer_differences
+from gatera.reports.judging.comparison import item_differences
 from gatera.reports.published import TABLES
 from gatera.reports.records import COMPARED, TuningRecord, refuse_mixed
 from gatera.reports.tables import build_table
@@ -421,7 +421,7 @@ def test_predictions_that_are_not_the_results_own_are_not_used(filled, plan):
     assert [t.result is None for t in hira.trials] == [False, True, False]
     text = markdown(build_table(record))
     assert "- hira, seed 1: has not run: its result or its predictions changed since" in text
-    differences = answer_differences([(hira, 1.0), (record.rows[-1], -1.0)], record.tasks)
+    differences = item_differences([(hira, 1.0), (record.rows[-1], -1.0)], record.tasks)
     assert {len(of_task) for of_task in differences.values()} == {2}  # seeds 0 and 2 alone
 
 

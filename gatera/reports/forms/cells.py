@@ -125,6 +125,22 @@ def gate_cells(table: Table) -> Cells:
     return Cells(header, lines)
 
 
+def signal_cells(table: Table) -> Cells | None:
+    """Return how well each endpoint tells the rows apart; None where nothing says."""
+    header = ["endpoint", "verdicts rest on it", "between rows", "within a row", "ratio"]
+    lines = [
+        [
+            each.endpoint,
+            "yes" if each.endpoint == table.record.endpoint else "no",
+            f"{100 * each.between:.2f}",
+            f"{100 * each.within:.2f}",
+            DASH if each.ratio is None else f"{each.ratio:.2f}",
+        ]
+        for each in table.signals
+    ]
+    return Cells(header, lines) if lines else None
+
+
 def tuning_cells(table: Table) -> Cells:
     """Return budget and choice of each tuned row."""
     header = ["variant", "tuning trials", "steps a trial", "searched", "chosen", "edges hit"]

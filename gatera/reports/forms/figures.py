@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gatera.reports.endpoints import ENDPOINTS
 from gatera.reports.judging.comparison import Comparison
-from gatera.reports.records import RowRecord
+from gatera.reports.records import RowRecord, StudyRecord
 from gatera.reports.tables import FROZEN, Table, TableRow
 
 if TYPE_CHECKING:
@@ -36,10 +37,14 @@ def write_figures(table: Table, folder: Path) -> list[Path]:
 def _figures(table: Table) -> Iterator[tuple[str, Figure]]:
     if table.tested:
         to = "" if table.contrasts else f" to {table.record.reference}"
-        yield "differences", draw_differences(table.tested, f"difference{to}")
+        unit = ENDPOINTS[table.record.endpoint].unit
+        yield (
+            "differences",
+            draw_differences(table.tested, f"difference{to}, {unit} of the average"),
+        )
     scored = [row for row in table.rows if row.average is not None]
     if any(row.variant != FROZEN for row in scored):
-        yield "accuracy", _accuracy(scored, table.record.tasks)
+        yield table.record.endpoint, _scores(scored, table.record)
     followed = [row for row in table.record.rows if any(t.curves.train_loss for t in row.trials)]
     if followed:
         yield "learning_curves", _learning_curves(followed)
@@ -74,12 +79,13 @@ def draw_differences(compared: Mapping[str, Comparison], what: str) -> Figure:
     axes.set_ylim(-0.6, len(compared) - 0.4)
     drawn = any(each.crossed for each in compared.values())
     lines = "95 %; thick: over seeds, thin: bootstrap over seeds and items" if drawn else "95 %"
-    axes.set_xlabel(f"{what}, points of average accuracy\n({lines})")
+    axes.set_xlabel(f"{what}\n({lines})")
     return figure
 
 
-def _accuracy(rows: Sequence[TableRow], tasks: Sequence[str]) -> Figure:
-    """Draw each row's accuracy on each task, rows side by side within a task."""
+def _scores(rows: Sequence[TableRow], record: StudyRecord) -> Figure:
+    """Draw each row's score on each task, rows side by side within a task."""
+    tasks = record.tasks
     figure = _new_figure(max(6.4, 1.1 * len(tasks)), 3.6)
     axes = figure.add_subplot()
     for place, row in enumerate(rows):
@@ -90,7 +96,7 @@ def _accuracy(rows: Sequence[TableRow], tasks: Sequence[str]) -> Figure:
         xs, ys = [x for x, _ in known], [100 * y for _, y in known]
         axes.plot(xs, ys, "o", markersize=4, color=color, label=row.variant)
     axes.set_xticks(range(len(tasks)), list(tasks), rotation=30, ha="right")
-    axes.set_ylabel("accuracy, % (mean over seeds)")
+    axes.set_ylabel(f"{ENDPOINTS[record.endpoint].axis} (mean over seeds)")
     axes.set_ylim(-3, 103)
     _legend_outside(axes)
     return figure
@@ -165,7 +171,7 @@ def _curve(table: Table, field: str) -> Figure:
         axes.errorbar(xs, means, yerr=errors, marker="o", capsize=3, label=label)
     axes.set_xscale("log", base=2)
     axes.set_xlabel(field)
-    axes.set_ylabel("average accuracy, % (± SD over seeds)")
+    axes.set_ylabel(f"average {ENDPOINTS[table.record.endpoint].axis} (± SD over seeds)")
     if lines:
         axes.legend()
     return figure

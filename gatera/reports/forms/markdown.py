@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from gatera.reports.endpoints import ENDPOINTS
 from gatera.reports.forms.cells import (
     DASH,
     Cells,
@@ -12,6 +13,7 @@ from gatera.reports.forms.cells import (
     contrast_cells,
     gate_cells,
     paper_cells,
+    signal_cells,
     tuning_cells,
 )
 from gatera.reports.forms.notes import footnotes, provenance, settings
@@ -48,6 +50,8 @@ def markdown(table: Table, *, measured: bool = True, figures: Sequence[str] = ()
         blocks += ["## Tuning", _markdown_table(tuning_cells(table)), _TUNING_READING]
     if table.paper is not None:
         blocks += ["## Against the paper", _markdown_table(paper_cells(table)), _beside(table)]
+    if cells := signal_cells(table):
+        blocks += ["## Endpoints", _markdown_table(cells), _SIGNAL_READING]
     if notes := footnotes(table):
         blocks += ["## Notes", _listed(notes)]
     if lines := settings(record):
@@ -62,7 +66,8 @@ def _introduction(record: StudyRecord) -> str:
         lines.append(f"Reproduces {record.reproduces}.")
     if record.departures:
         lines.append(f"**Departs from the study's defaults** — {_said(record.departures)}.")
-    lines.append("Accuracy in %, mean over seeds; the average is the plain mean over tasks.")
+    heading = ENDPOINTS[record.endpoint].heading
+    lines.append(f"{heading}, mean over seeds; the average is the plain mean over tasks.")
     return "\n\n".join(lines)
 
 
@@ -87,9 +92,10 @@ def _reading(table: Table) -> str:
 
 
 def _reading_differences(table: Table) -> Iterator[str]:
+    endpoint = ENDPOINTS[table.record.endpoint]
     yield (
         f"Δ is the difference of averages to `{table.record.reference}`, paired by seed, in "
-        "percentage points, with its Student-t interval over seeds (95 %, not adjusted). "
+        f"{endpoint.unit}, with its Student-t interval over seeds (95 %, not adjusted). "
         f"{_tested_by(table)} ± is the standard deviation over seeds. `frozen` is the "
         "backbone without training: one trial, no spread, not tested. The number of seeds named "
         "beside *not resolved* would resolve a difference of the size seen with 80 % power, at "
@@ -102,11 +108,11 @@ def _reading_differences(table: Table) -> Iterator[str]:
             "and all variants, drawn within each task: it speaks of other test items too, where "
             "the first speaks of other seeds on these. With fewer than ten seeds it is a little "
             "too short. No verdict rests on it."
-            + (_EMBEDDED_ITEMS if _is_embedded(table.record) else "")
+            + (_CLUSTERS if _has_clusters(table.record) else "")
         )
     elif any(1 < len(row.seeds) < MIN_SEEDS for row in table.rows):
         yield f"The bootstrap over seeds and test items is given from {MIN_SEEDS} seeds on."
-    if any(_reaches_too_far(each) for each in table.tested.values()):
+    if endpoint.is_published and any(_reaches_too_far(each) for each in table.tested.values()):
         yield (
             "No difference can be above 100 points: an interval that reaches beyond comes from few "
             "seeds, or from one or two that are unlike all others, whose spread its form does not "
@@ -151,14 +157,16 @@ def _reaches_too_far(comparison: Comparison) -> bool:
     return any(math.isfinite(end) and abs(end) > 1 for end in ends)
 
 
-_EMBEDDED_ITEMS = (
-    " The embedded world's test items ask many times about the same few facts, so they are not "
-    "independent, and this interval is too short to speak of other facts."
+_SIGNAL_READING = (
+    "How well each score tells rows apart: the standard deviation of the trained rows' averages, "
+    "beside that over seeds within a row (pooled over rows), both times 100, and their ratio. "
+    "Seeds alone would let the averages scatter by the second, divided by the root of their number."
 )
+_CLUSTERS = " Items that ask about the same thing are drawn together."
 
 
-def _is_embedded(record: StudyRecord) -> bool:
-    return any(task.startswith("world_") for task in record.tasks)
+def _has_clusters(record: StudyRecord) -> bool:
+    return any(label for items in record.clusters.values() for label in items.values())
 
 
 def _detectable(table: Table) -> float | None:

@@ -68,8 +68,8 @@ def _setting(value: Json) -> str:
 
 def _test_items(record: StudyRecord) -> str:
     """Return the number of scored items of each task."""
-    answers = next((each for row in record.rows for each in row.answers.values()), {})
-    return ", ".join(f"{task} {len(answers[task])}" for task in record.tasks if task in answers)
+    items = next((each for row in record.rows for each in row.items.values()), {})
+    return ", ".join(f"{task} {len(items[task])}" for task in record.tasks if task in items)
 
 
 def provenance(record: StudyRecord) -> list[str]:

@@ -27,7 +27,7 @@ class CrossedInterval:
     low: float  # infinite where too many resamples have no spread
     high: float
     seeds: int
-    items: int  # over all tasks
+    items: int  # or clusters of them, over all tasks
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,31 @@ def crossed_bootstrap(
     # No interpolation: a draw without any spread is infinitely many errors away.
     upper, lower = np.quantile(shares, [(1 + level) / 2, (1 - level) / 2], method="inverted_cdf")
     return CrossedInterval(mean, mean - upper * error, mean - lower * error, seeds, items)
+
+
+def clustered(table: Array, labels: Sequence[str]) -> Array:
+    """Return one value a cluster whose plain mean is the mean over items, (seeds, clusters).
+
+    Items that ask about the same thing are right or wrong together, so it is these things that are
+    drawn. Clusters differ in size, and the mean over items is a ratio, Σ_c S_c / Σ_c m_c; its
+    linearization at the observed data is the mean of z_c = μ + (S_c - μ m_c) C / Σ_c m_c, with C
+    clusters, S_c the sum and m_c the number of cluster c's items, and μ the seed's mean.
+
+    Args:
+        table: A value of each item by each seed, (seeds, items).
+        labels: The cluster of each item.
+
+    Source: linearization of a ratio, as for cluster samples in survey statistics (W. G. Cochran,
+    Sampling Techniques, 1977, chapter 9A).
+    """
+    names, places = np.unique(labels, return_inverse=True)
+    if len(names) == table.shape[1]:
+        return table
+    member = np.zeros((table.shape[1], len(names)))
+    member[np.arange(table.shape[1]), places] = 1.0
+    mean = table.mean(1, keepdims=True)
+    values: Array = mean + (table @ member - mean * member.sum(0)) * len(names) / table.shape[1]
+    return values
 
 
 def _chunks(resamples: int, items: int) -> Iterator[int]:

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gatera.reports.judging.bootstrap import MIN_SEEDS, Array, CrossedInterval, crossed_bootstrap
+from gatera.reports.judging.bootstrap import (
+    MIN_SEEDS,
+    Array,
+    CrossedInterval,
+    clustered,
+    crossed_bootstrap,
+)
 from gatera.reports.judging.paired import (
     McNemar,
     PairedDifference,
@@ -88,12 +94,21 @@ def _comparison(
     tested: bool,
 ) -> Comparison:
     rows = {row.variant: row for row in record.rows if row.variant in weights}
-    items = answer_differences([(rows[name], w) for name, w in weights.items()], record.tasks)
+    items = item_differences([(rows[name], w) for name, w in weights.items()], record.tasks)
     crossed, single_runs, needed = None, None, None
     if items is not None and difference.pairs >= MIN_SEEDS:
         # Each comparison draws alike: from a generator of its own in the same state.
-        crossed = crossed_bootstrap(items, np.random.default_rng(0))
-    elif items is not None and difference.pairs == 1 and sorted(weights.values()) == [-1, 1]:
+        of_clusters = {
+            task: clustered(table, _labels(record.clusters.get(task, {}), table.shape[1]))
+            for task, table in items.items()
+        }
+        crossed = crossed_bootstrap(of_clusters, np.random.default_rng(0))
+    elif (
+        items is not None
+        and record.endpoint == "accuracy"
+        and difference.pairs == 1
+        and sorted(weights.values()) == [-1, 1]
+    ):
         single_runs = _single_runs(items)
     diverged = _diverged_seeds(rows.values())
     # The seeds that survive are no sample of all: a row that diverges often looks better for it.
@@ -150,31 +165,38 @@ def _single_runs(items: Mapping[str, Array]) -> McNemar:
     return mcnemar((signs > 0).tolist(), (signs < 0).tolist())
 
 
-def answer_differences(
+def item_differences(
     rows: Sequence[tuple[RowRecord, float]], tasks: Sequence[str]
 ) -> dict[str, Array] | None:
-    """Return, by task, the weighted sum of rows' right answers, (seeds, items).
+    """Return, by task, the weighted sum of rows' endpoints, (seeds, items in ascending order).
 
     Each of `rows` comes with its weight.
 
-    None where a seed that all have lacks answers in a row, or where they answered different items.
+    None where a seed that all have lacks items in a row, or where they answered different items.
     """
     seeds = _common_seeds([row for row, _ in rows])
-    answers = [row.answers for row, _ in rows]
-    if not seeds or not all(seed in found for found in answers for seed in seeds):
+    found_items = [row.items for row, _ in rows]
+    if not seeds or not all(seed in found for found in found_items for seed in seeds):
         return None
     differences = {}
     for task in tasks:
-        items = sorted(answers[0][seeds[0]].get(task, {}))
+        items = sorted(found_items[0][seeds[0]].get(task, {}))
         total = np.zeros((len(seeds), len(items)))
-        for (_, weight), found in zip(rows, answers, strict=True):
+        for (_, weight), found in zip(rows, found_items, strict=True):
             by_seed = [found[seed].get(task, {}) for seed in seeds]
             if not items or any(sorted(each) != items for each in by_seed):
                 return None
-            right = np.array([[each[item] for item in items] for each in by_seed], dtype=float)
-            total += weight * right
+            values = np.array([[each[item] for item in items] for each in by_seed], dtype=float)
+            total += weight * values
         differences[task] = total
     return differences
+
+
+def _labels(clusters: Mapping[int, str], items: int) -> list[str]:
+    """Return what each item asks about; one that stands alone has a label of its own."""
+    if len(clusters) != items:
+        return [str(item) for item in range(items)]
+    return [clusters[item] or f"item {item}" for item in sorted(clusters)]
 
 
 def median_spread(differences: Iterable[PairedDifference]) -> PairedDifference | None:

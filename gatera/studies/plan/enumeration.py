@@ -10,6 +10,7 @@ from typing import Any
 
 from gatera import backbones, tasks
 from gatera.errors import InputError
+from gatera.reports.endpoints import LOG_PROBABILITY
 from gatera.settings import TrainSettings
 from gatera.studies.catalog import LoadedStudy
 from gatera.studies.plan.configuration import apply_changes, as_run, scale_defaults, with_values
@@ -171,11 +172,25 @@ def _shared_config(loaded: LoadedStudy, request: Request) -> dict[str, dict[str,
         for task in chosen:
             tasks.scored(task)  # raises for one that does not exist
         config["data"]["tasks"] = list(chosen)
+    _refuse_other_endpoints(loaded.study, config["data"]["tasks"])
     if not config["data"]["train_tasks"]:
         raise InputError("data.train_tasks is empty; name the tasks that are trained on.")
     for task in config["data"]["train_tasks"]:
         tasks.check(task, "train")
     return config
+
+
+def _refuse_other_endpoints(study: Study, scored: Sequence[str]) -> None:
+    """Refuse tasks that are not measured by the study's endpoint."""
+    for name in scored:
+        task = tasks.scored(name)
+        has = {task.metric.name} | ({LOG_PROBABILITY} if task.keywords else set())
+        if study.endpoint not in has:
+            raise InputError(
+                f"the study's endpoint is {study.endpoint}, which task {name} does not have; it is "
+                f"measured by {', '.join(sorted(has))}. Score other tasks, or state another "
+                "endpoint in the study."
+            )
 
 
 def _variant_config(

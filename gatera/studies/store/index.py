@@ -9,10 +9,13 @@ Each line begins with its own hash, so that damage to it is noticed. The supervi
 
 from __future__ import annotations
 
+import array
+import base64
 import dataclasses
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +24,7 @@ from typing import Any
 from gatera.studies.store.whole_files import Signature, write_whole
 from gatera.trial import Json, TrialResult, canonical_json
 
-Answers = Mapping[str, Mapping[int, bool]]  # task -> item -> whether right
+Items = Mapping[str, Mapping[int, float]]  # task -> item -> a value of its answer
 Points = tuple[tuple[int, float], ...]  # (optimizer step, value)
 
 _SHARED = "shared"  # {"shared": n}: what the first line holds at place n
@@ -51,10 +54,14 @@ class Entry:
     details: Mapping[str, Json]  # as `details_of` packs them; whoever only counts needs none
 
     @property
-    def answers(self) -> Answers:
-        """The stored answers."""
-        packed = self.details["answers"]
-        return {task: _unpacked_answers(*found) for task, found in packed.items()}
+    def scores(self) -> Items:
+        """What each answer is worth, by the task's metric."""
+        return _unpacked_items(self.details["scores"])
+
+    @property
+    def log_probabilities(self) -> Items:
+        """The log-probability of the right option against the others, of items that have some."""
+        return _unpacked_items(self.details["log_probabilities"])
 
     @property
     def train_loss(self) -> Points:
@@ -67,10 +74,13 @@ class Entry:
         return _points(self.details["accuracy"])
 
 
-def details_of(answers: Answers, train_loss: Points, accuracy: Points) -> dict[str, Json]:
+def details_of(
+    scores: Items, log_probabilities: Items, train_loss: Points, accuracy: Points
+) -> dict[str, Json]:
     """Return what a table reads of a trial beside its result, packed for a line of the index."""
     return {
-        "answers": {task: _packed_answers(found) for task, found in answers.items()},
+        "scores": {task: _packed_items(found) for task, found in scores.items()},
+        "log_probabilities": {t: _packed_items(found) for t, found in log_probabilities.items()},
         "train_loss": train_loss,
         "accuracy": accuracy,
     }
@@ -212,16 +222,34 @@ def _entry(value: Json, shared: list[Json]) -> Entry:
     )
 
 
-def _packed_answers(answers: Mapping[int, bool]) -> tuple[list[int] | None, str]:
-    """Return the items (None: 0, 1, 2, ...) and a digit for each."""
-    items = list(answers)
-    digits = "".join("1" if answers[item] else "0" for item in items)
-    return (None if items == list(range(len(items))) else items), digits
+def _packed_items(values: Mapping[int, float]) -> tuple[list[int] | None, str, str]:
+    """Return the items (None: 0, 1, 2, ...), how their values are packed, and these.
+
+    Right and wrong are a digit each; other values have single precision, which is enough to judge.
+    """
+    items = list(values)
+    places = None if items == list(range(len(items))) else items
+    if all(value in (0.0, 1.0) for value in values.values()):
+        return places, "digits", "".join(str(int(value)) for value in values.values())
+    packed = array.array("f", values.values())
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return places, "float32", base64.b64encode(packed.tobytes()).decode()
 
 
-def _unpacked_answers(items: list[int] | None, digits: str) -> dict[int, bool]:
-    places = range(len(digits)) if items is None else items
-    return {item: digit == "1" for item, digit in zip(places, digits, strict=True)}
+def _unpacked_items(packed: Mapping[str, tuple[list[int] | None, str, str]]) -> Items:
+    return {task: _unpacked(*found) for task, found in packed.items()}
+
+
+def _unpacked(places: list[int] | None, form: str, text: str) -> dict[int, float]:
+    if form == "digits":
+        values = [float(digit) for digit in text]
+    else:
+        numbers = array.array("f", base64.b64decode(text))
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        values = numbers.tolist()
+    return dict(zip(range(len(values)) if places is None else places, values, strict=True))
 
 
 def _points(value: Iterable[tuple[int, float]]) -> Points:

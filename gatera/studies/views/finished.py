@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
+from gatera import tasks
 from gatera.errors import InputError
-from gatera.studies.store.index import Answers, Entry, Marks, Points, details_of
+from gatera.studies.store.index import Entry, Items, Marks, Points, details_of
 from gatera.studies.store.staleness import stale_files
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import signature
@@ -27,8 +29,8 @@ def read_finished(store: Store, trial: Trial) -> Entry:
     result, sha256 = store.result(trial.key), store.result_sha256(trial.key)
     if result is None or sha256 is None:
         raise LookupError(f"trial {trial.key} has no result")
-    answers = _answers(store, result)
-    _check_scores(store, result, answers)
+    found = read_predictions(store, result)
+    _check_scores(store, result, found)
     points = _points(store.metrics(*each) for each in _trained_in(store, trial, result))
     entry = Entry(
         marks=marks,
@@ -38,7 +40,9 @@ def read_finished(store: Store, trial: Trial) -> Entry:
         newest=store.claims.newest(trial.key),
         seconds=store.seconds(trial.key),
         trained_seconds=_seconds_of_another(store, trial),
-        details=details_of(answers, points["train/loss"], points["val/accuracy"]),
+        details=details_of(
+            found.scores, found.log_probabilities, points["train/loss"], points["val/accuracy"]
+        ),
     )
     store.index.note(trial.key, entry)
     return entry
@@ -77,30 +81,65 @@ def _seconds_of_another(store: Store, trial: Trial) -> float:
     return sum(float(measured.get(name) or 0.0) for name in ("train_seconds", "validation_seconds"))
 
 
-def _answers(store: Store, result: TrialResult) -> Answers:
-    """Return task -> item -> whether right, from the stored predictions.
+@dataclass(frozen=True)
+class StoredPredictions:
+    """What statistics read of a trial's predictions: task -> item -> value."""
+
+    scores: Items
+    log_probabilities: Items  # of the tasks whose items have options
+
+
+def read_predictions(store: Store, result: TrialResult) -> StoredPredictions:
+    """Read the stored predictions.
 
     The store gives a result only where its predictions are those that it was computed from.
     """
     import pyarrow.parquet
 
+    table = pyarrow.parquet.read_table(store.predictions_path(result.key, result.attempt))
+    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    # Predictions of before there were metrics have right and wrong answers alone.
+    scores = columns.get("score", columns["correct"])
+    log_probabilities = columns.get("log_probability", [None] * len(scores))
+    return StoredPredictions(
+        _by_task(columns, [float(score) for score in scores]), _by_task(columns, log_probabilities)
+    )
+
+
+def read_clusters(store: Store, result: TrialResult) -> Mapping[str, Mapping[int, str]]:
+    """Return task -> item -> what it asks about, "" where it stands alone, from the predictions."""
+    import pyarrow.parquet
+
     path = store.predictions_path(result.key, result.attempt)
-    table = pyarrow.parquet.read_table(path, columns=["task", "index", "correct"])
-    answers: dict[str, dict[int, bool]] = {}
-    for task, index, correct in zip(*(each.to_pylist() for each in table.columns), strict=True):
-        answers.setdefault(task, {})[index] = correct
-    return answers
+    names = ["task", "index", "cluster"]
+    if "cluster" not in pyarrow.parquet.read_schema(path).names:
+        return {}  # predictions of before there were clusters
+    table = pyarrow.parquet.read_table(path, columns=names)
+    columns = {name: table.column(name).to_pylist() for name in names}
+    return _by_task(columns, columns["cluster"])
 
 
-def _check_scores(store: Store, result: TrialResult, answers: Answers) -> None:
-    """Refuse a result whose shares of right answers are not those of its predictions."""
-    for task, right in answers.items():
-        stated, counted = result.metrics[f"test/accuracy/{task}"], fmean(right.values())
+def _by_task(
+    columns: Mapping[str, Sequence[Json]], values: Sequence[Json]
+) -> dict[str, dict[int, Json]]:
+    """Return task -> item -> value, without values that are not there."""
+    found: dict[str, dict[int, Json]] = {}
+    for task, index, value in zip(columns["task"], columns["index"], values, strict=True):
+        if value is not None:
+            found.setdefault(task, {})[index] = value
+    return found
+
+
+def _check_scores(store: Store, result: TrialResult, found: StoredPredictions) -> None:
+    """Refuse a result whose scores are not the means of those of its predictions."""
+    for task, scores in found.scores.items():
+        name = f"test/{tasks.find(task).metric.name}/{task}"
+        stated, counted = result.metrics[name], fmean(scores.values())
         if not math.isclose(stated, counted, abs_tol=1e-9):
             raise InputError(
-                f"the result of trial {result.key} says that {100 * stated:.2f} % of {task} are "
-                f"right, its predictions {100 * counted:.2f} %: one of them is not what was "
-                f"measured. Move {store.trial_folder(result.key)} away, and `run` measures again."
+                f"the result of trial {result.key} says that {name} is {100 * stated:.2f} %, its "
+                f"predictions {100 * counted:.2f} %: one of them is not what was measured. Move "
+                f"{store.trial_folder(result.key)} away, and `run` measures again."
             )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
+from gatera.reports.endpoints import LOG_PROBABILITY
 from gatera.reports.records import (
     Curves,
     RowRecord,
@@ -16,7 +18,7 @@ from gatera.studies.store.attempts import AttemptRecord
 from gatera.studies.store.snapshot import Snapshot, take_snapshot
 from gatera.studies.store.staleness import stale_files
 from gatera.studies.store.store import Store
-from gatera.studies.views.finished import read_finished
+from gatera.studies.views.finished import read_clusters, read_finished
 from gatera.trial import Trial, TrialResult
 
 _LAST_LINES, _LINE = 3, 160  # of a log, in a footnote; characters of each
@@ -40,11 +42,15 @@ def gather(
         study_sha256: Hash of the study file as it is now; None where it is that of the plan.
     """
     snapshot = take_snapshot(store, plan, max_attempts=max_attempts)
+    of_options = plan.endpoint == LOG_PROBABILITY
     rows = [
         RowRecord(
             variant=variant,
             changes=changes,
-            trials=tuple(_trial_record(store, t, snapshot) for t in plan.trials_of(variant)),
+            trials=tuple(
+                _trial_record(store, trial, snapshot, of_options=of_options)
+                for trial in plan.trials_of(variant)
+            ),
             tuning=_tuning_record(store, plan, variant),
             confounds=tuple(plan.confounds.get(variant, ())),
         )
@@ -72,9 +78,17 @@ def gather(
         study_sha256=plan.study_sha256,
         tasks=plan.tasks,
         rows=tuple(rows),
+        clusters=_clusters(store, snapshot),
         backbone=plan.trials[0].config["backbone"]["name"],
         notes=tuple(notes),
     )
+
+
+def _clusters(store: Store, snapshot: Snapshot) -> Mapping[str, Mapping[int, str]]:
+    """Return task -> item -> what it asks about: of any trial that is done, alike in all."""
+    done = (status.result for status in snapshot.statuses.values() if status.state == "done")
+    result = next((each for each in done if each is not None), None)
+    return {} if result is None else read_clusters(store, result)
 
 
 def _tuning_record(store: Store, plan: Plan, variant: str) -> TuningRecord | None:
@@ -138,7 +152,9 @@ def _without_folders(text: str) -> str:
     return _FOLDERS.sub("", text)
 
 
-def _trial_record(store: Store, trial: Trial, snapshot: Snapshot) -> TrialRecord:
+def _trial_record(
+    store: Store, trial: Trial, snapshot: Snapshot, *, of_options: bool
+) -> TrialRecord:
     status = snapshot.statuses[trial.key]
     if status.state != "done":
         failure = status.failure
@@ -155,7 +171,7 @@ def _trial_record(store: Store, trial: Trial, snapshot: Snapshot) -> TrialRecord
         trial.seed,
         status.state,
         entry.result,
-        answers=entry.answers,
+        items=entry.log_probabilities if of_options else entry.scores,
         seconds=entry.seconds + entry.trained_seconds,
         curves=Curves(entry.train_loss, entry.accuracy),
     )

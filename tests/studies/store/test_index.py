@@ -1,5 +1,6 @@
 """The index: what was read of finished trials is not read again, unless it changed."""
 
+import json
 import os
 
 import pyarrow.parquet
@@ -12,6 +13,7 @@ from gatera.reports import write
 from gatera.studies.run import report
 from gatera.studies.run.report import report_of_run
 from gatera.studies.store import index
+from gatera.studies.store.index import Entry, details_of
 from gatera.studies.store.results import ResultReader
 from gatera.studies.store.snapshot import status_of, take_snapshot
 from gatera.studies.store.store import Store
@@ -42,12 +44,17 @@ def write_course(store, trial, attempt, losses):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The results and predictions that were read since this was last emptied."""
+    """The results and predictions that were read, whole, since this was last emptied."""
     found = []
     read, read_table = ResultReader._read, pyarrow.parquet.read_table
     monkeypatch.setattr(ResultReader, "_read", lambda *each: found.append(each) or read(*each))
     monkeypatch.setattr(
-        pyarrow.parquet, "read_table", lambda *a, **k: found.append(a) or read_table(*a, **k)
+        pyarrow.parquet,
+        "read_table",
+        lambda path, columns=None: (
+            columns or found.append(path),
+            read_table(path, columns=columns),
+        )[1],
     )
     return found
 
@@ -66,12 +73,26 @@ def test_what_is_indexed_is_not_read_again_and_is_the_same(filled, plan, opened)
     assert resumed.seconds == 17.0
 
 
+def test_values_of_items_are_packed_and_unpacked():
+    scores = {"asked": {0: 1.0, 1: 0.0, 2: 1.0}, "cut": {3: 0.0, 11: 1.0}, "texts": {0: 0.25}}
+    weighed = {"asked": {0: -0.1, 1: -1e-9, 12: -700.123456}}
+    details = json.loads(json.dumps(details_of(scores, weighed, (), ())))
+    entry = Entry(None, "", None, True, 1, 0.0, 0.0, details)
+    assert entry.scores == scores
+    (found,) = entry.log_probabilities.values()
+    assert list(found) == [0, 1, 12]
+    assert list(found.values()) == pytest.approx([-0.1, -1e-9, -700.123456], rel=1e-6)
+    assert details["scores"]["asked"][1:] == ["digits", "101"]
+
+
 def test_scores_that_are_not_those_of_the_predictions_are_refused(filled, plan):
     trial = plan.trials_of("hira")[1]
     filled.retire_result(trial.key, "older")
     task = plan.tasks[3]
     commit_result(filled, trial, 0.5, metrics={f"test/accuracy/{task}": 0.755})
-    with pytest.raises(InputError, match=rf"trial {trial.key} says that 75.50 % of {task}"):
+    with pytest.raises(
+        InputError, match=rf"trial {trial.key} says that test/accuracy/{task} is 75.50 %"
+    ):
         gather(Store(filled.folder), plan)
 
 
@@ -177,7 +198,7 @@ def without_index(store):
 
 @pytest.mark.parametrize(
     ("line", "old", "new"),
-    [(0, '"learning_rate": 0.02', '"learning_rate": 0.03'), (5, '"newest": 1', '"newest": 7')],
+    [(0, '"learning_rate": 0.02', '"learning_rate": 0.03'), (5, '"newest": ', '"newest": 7')],
 )
 def test_a_damaged_line_is_passed_over(filled, plan, line, old, new, opened):
     before = gather(filled, plan)
