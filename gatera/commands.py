@@ -106,6 +106,29 @@ def _json(value: Json) -> str:
     return json.dumps(value, indent=1, default=dataclasses.asdict)
 
 
+def run_studies(options: argparse.Namespace) -> int:
+    if not options.all:
+        return run_study(options)
+    from gatera.studies.catalog import entries
+
+    of_each = [_for_study(options, entry.name) for entry in entries()]
+    for each in of_each:
+        _plan_id(each)  # what no study can be run with is refused before any is
+    statuses = []
+    for number, each in enumerate(of_each, start=1):
+        print(f"study {number} of {len(of_each)}: {each.name}", file=sys.stderr)
+        statuses.append(run_study(each))
+    return max(statuses, default=0)
+
+
+def _for_study(options: argparse.Namespace, name: str) -> argparse.Namespace:
+    """Return the options for one study of all; a tuning phase is changed where there is one."""
+    each = argparse.Namespace(**{**vars(options), "name": name})
+    if _loaded(each).study.tuning is None:
+        each.set = [change for change in options.set if not change.startswith("tuning.")]
+    return each
+
+
 def run_study(options: argparse.Namespace) -> int:
     from gatera.studies.launch import choose
     from gatera.studies.plan.parameters import describe_variants

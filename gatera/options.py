@@ -15,7 +15,24 @@ _CLAIM_TIMEOUT = 3600.0  # seconds
 
 def add_study(parser: Parser, *, json: bool = False) -> None:
     """Options that say which study, and how it departs from its defaults."""
-    parser.add_argument("name", metavar="NAME", help="a study's name, or the path of a study file")
+    parser.add_argument("name", metavar="NAME", help=_NAME)
+    _add_departures(parser)
+    if json:
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_study_or_all(parser: Parser) -> None:
+    """The same, or all studies that `list` shows, one after another."""
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("name", metavar="NAME", nargs="?", help=_NAME)
+    which.add_argument("--all", action="store_true", help="every study that `list` shows")
+    _add_departures(parser)
+
+
+_NAME = "a study's name, or the path of a study file"
+
+
+def _add_departures(parser: Parser) -> None:
     parser.add_argument("--scale", choices=SCALES, default="tiny", help="default: %(default)s")
     parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N-1")
     parser.add_argument("--tasks", type=_names, metavar="A,B", help="the tasks that are scored")
@@ -29,8 +46,6 @@ def add_study(parser: Parser, *, json: bool = False) -> None:
     )
     add_data_root(parser)
     add_store(parser)
-    if json:
-        parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_data_root(parser: Parser) -> None:

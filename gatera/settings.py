@@ -337,7 +337,10 @@ class DataSettings:
 class TuningSettings:
     """How long a study's tuning phase searches for each row's own settings; all rows alike."""
 
-    trials: Count = setting(1, "Tuning trials of each row.")
+    trials: Count = setting(1, "Points that each row tries.")
+    seeds: Count = setting(
+        1, "Tuning trials of each point, of as many seeds; their mean on validation items counts."
+    )
     steps: Count | None = setting(
         None, "Optimizer steps of a tuning trial; None: those of the seeds."
     )

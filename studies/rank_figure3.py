@@ -2,7 +2,7 @@
 
 from gatera.studies import Contrast, Study, Variant
 
-RANKS = (2, 4, 8, 16, 32)
+RANKS = (2, 4, 8, 16, 32, 64)
 
 STUDY = Study(
     title="How accuracy depends on the rank, with and without the gate",

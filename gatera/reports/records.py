@@ -61,6 +61,7 @@ class TuningRecord:
     searched: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # field -> its range
     # What the choice rests on; results of other code are told of in a note, and stand apart.
     results: tuple[TrialResult, ...] = ()
+    seeds: int = 1  # that each tuning trial was run with
 
 
 @dataclass(frozen=True)

@@ -85,18 +85,25 @@ class Contrast:
             )
 
 
+SearchRange = tuple[float, float] | tuple[float, float, str]
+_NO_RANGES: Mapping[str, Mapping[str, SearchRange]] = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Tuning(TuningSettings):
     """A search for each row's own settings on validation data, before any seed runs.
 
-    Every row has the same number of trials. A row searches the fields of `search` that neither its
-    changes nor `--set` fix; λ only where it has a gate and an entropy term. Proposals come in
+    Every row that has anything to search has the same number of trials. A row searches the fields
+    of `search` that neither its changes nor `--set` fix; λ only where it has a gate and an entropy
+    term. Proposals come in
     rounds, each made when the one before has ended: so they depend on results, never on which
     worker was faster. Tuning trials read no test data.
     """
 
     # "section.field" -> (low, high), or (low, high, "log") where it is even in the logarithm
-    search: Mapping[str, tuple[float, float] | tuple[float, float, str]]
+    search: Mapping[str, SearchRange]
+    # variant -> fields of `search` whose range is another for this row
+    by_variant: Mapping[str, Mapping[str, SearchRange]] = field(default_factory=lambda: _NO_RANGES)
 
     def __post_init__(self) -> None:
         for setting in fields_of(TuningSettings):
@@ -107,6 +114,14 @@ class Tuning(TuningSettings):
             raise InputError("tuning.search is empty; name the fields to tune, with their ranges.")
         for name, ends in self.search.items():
             _check_range(name, tuple(ends))
+        for variant, ranges in self.by_variant.items():
+            for name, ends in ranges.items():
+                if name not in self.search:
+                    raise InputError(
+                        f"tuning.by_variant: {variant} searches {name}, which tuning.search does "
+                        "not name; all rows search the same fields."
+                    )
+                _check_range(name, tuple(ends))
 
 
 def _check_range(name: str, ends: tuple[Json, ...]) -> None:
@@ -156,6 +171,8 @@ class Study:
         wrong = [s for s in self.seeds if isinstance(s, bool) or not isinstance(s, int) or s < 0]
         if wrong:
             raise InputError(f"seeds {self.seeds} hold {wrong[0]!r}; give whole numbers from 0 on.")
+        for name in self.tuning.by_variant if self.tuning is not None else ():
+            self.variant(name)  # raises for one that does not exist
         asked = [contrast.name for contrast in self.contrasts]
         if len(set(asked)) < len(asked):
             raise InputError(f"contrast names stand twice among {', '.join(asked)}; rename one.")

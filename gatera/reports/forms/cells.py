@@ -167,7 +167,8 @@ def _budget(tuning: TuningRecord) -> str:
     """Return the number of tuning trials, and how many of them did not run to their end."""
     parts = [(tuning.pruned, "pruned"), (tuning.diverged, "diverged")]
     cut = ", ".join(f"{count} {how}" for count, how in parts if count)
-    return f"{tuning.trials} ({cut})" if cut else str(tuning.trials)
+    trials = f"{tuning.trials} × {tuning.seeds} seeds" if tuning.seeds > 1 else str(tuning.trials)
+    return f"{trials} ({cut})" if cut else trials
 
 
 def paper_cells(table: Table) -> Cells:

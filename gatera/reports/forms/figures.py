@@ -158,20 +158,41 @@ def _curve(table: Table, field: str) -> Figure:
     figure = _new_figure(5.6, 3.6)
     axes = figure.add_subplot()
     lines: dict[str, list[tuple[float, TableRow]]] = {}
-    for row in table.rows:
-        if row.average is not None and field in row.changes:
+    for row, recorded in zip(table.rows, table.record.rows, strict=True):
+        place = _place_of(recorded, field)
+        if row.average is not None and place is not None:
             others = {name: v for name, v in row.changes.items() if name != field}
             label = ", ".join(f"{name}={v}" for name, v in others.items()) or "as the reference"
-            lines.setdefault(label, []).append((float(row.changes[field]), row))
+            lines.setdefault(label, []).append((place, row))
     for label, points in lines.items():
         points.sort(key=lambda point: point[0])
         means = [100 * (row.average or 0.0) for _, row in points]
         errors = [100 * (row.spread or 0.0) for _, row in points]
         xs = [x for x, _ in points]
         axes.errorbar(xs, means, yerr=errors, marker="o", capsize=3, label=label)
-    axes.set_xscale("log", base=2)
+    _scale(axes, [x for points in lines.values() for x, _ in points])
     axes.set_xlabel(field)
     axes.set_ylabel(f"average {ENDPOINTS[table.record.endpoint].axis} (± SD over seeds)")
     if lines:
         axes.legend()
     return figure
+
+
+def _place_of(row: RowRecord, field: str) -> float | None:
+    """Return a row's value of `field`; None where it has none, or one at each seed."""
+    section, _, name = field.partition(".")
+    values = {result.config.get(section, {}).get(name) for result in row.results.values()}
+    value = values.pop() if len(values) == 1 else None
+    return None if value is None or row.variant == FROZEN else float(value)
+
+
+def _scale(axes: Axes, xs: Sequence[float]) -> None:
+    """Let values that grow by factors lie evenly; a zero among them at the foot of the axis."""
+    positive = sorted({x for x in xs if x > 0})
+    if not positive or positive[-1] / positive[0] < 12:
+        return
+    powers_of_2 = all(math.log2(x).is_integer() for x in positive)
+    if len(positive) == len(set(xs)):
+        axes.set_xscale("log", base=2 if powers_of_2 else 10)
+    else:
+        axes.set_xscale("symlog", linthresh=positive[0])

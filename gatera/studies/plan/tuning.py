@@ -67,18 +67,19 @@ class TunedRow:
 class PlannedTuning:
     """A plan's tuning phase."""
 
-    trials: int  # of each row
+    trials: int  # points that each row tries
     steps: int | None  # optimizer steps of a trial; None: those of the seeds
     validate_every: int | None  # steps; None: as the seeds
     round_size: int
     pruner: str | None
     seed: int
     rows: Mapping[str, TunedRow]  # by variant
+    seeds: int = 1  # tuning trials of each point
 
     @property
     def total(self) -> int:
         """The number of tuning trials of all rows."""
-        return self.trials * len(self.rows)
+        return self.trials * self.seeds * len(self.rows)
 
     @property
     def is_settled(self) -> bool:
@@ -142,7 +143,7 @@ def plan_tuning(
         overrides: Settings that `--set` fixes for all rows.
 
     Raises:
-        InputError: a searched field is not one, or a row has nothing to search.
+        InputError: a searched field is not one, or no row has anything to search.
     """
     for name in tuning.search:
         if not is_number(name):
@@ -150,10 +151,14 @@ def plan_tuning(
     validate_every = tuning.validate_every
     if validate_every is None and tuning.steps is not None:
         validate_every = max(1, tuning.steps // 4)
-    rows = {
-        variant.name: TunedRow(_space(tuning, variant, configs[variant.name], overrides))
-        for variant in variants
-    }
+    spaces = {v.name: _space(tuning, v, configs[v.name], overrides) for v in variants}
+    if not any(spaces.values()):
+        raise InputError(
+            f"there is nothing left to tune: {', '.join(tuning.search)} are fixed by the rows' "
+            "changes, by --set, or have no effect on them. Leave one free, or run the study "
+            "without tuning."
+        )
+    rows = {name: TunedRow(space) for name, space in spaces.items() if space}
     return PlannedTuning(
         trials=tuning.trials,
         steps=tuning.steps,
@@ -161,6 +166,7 @@ def plan_tuning(
         round_size=tuning.round_size,
         pruner=tuning.pruner,
         seed=tuning.seed,
+        seeds=tuning.seeds,
         rows=rows,
     )
 
@@ -171,31 +177,30 @@ def _space(
     config: Mapping[str, Json],
     overrides: Mapping[str, Json],
 ) -> dict[str, Range]:
-    """Return what a row searches: what neither its changes nor `--set` fix, and what it has."""
+    """Return what a row searches: what neither its changes nor `--set` fix, and what it has.
+
+    Nothing, where these fix all: such a row is the point that it states.
+    """
     fixed = {*variant.changes, *overrides}
     if config["adapter"].get("gate") == "none" or not config["train"]["entropy_weight"]:
         fixed.add(_ENTROPY)  # there is no entropy term
-    space = {
+    ranges = {**tuning.search, **tuning.by_variant.get(variant.name, {})}
+    return {
         name: Range(float(ends[0]), float(ends[1]), len(ends) == 3)
-        for name, ends in tuning.search.items()
+        for name, ends in ranges.items()
         if name not in fixed
     }
-    if not space:
-        raise InputError(
-            f"variant {variant.name} has nothing left to tune: {', '.join(tuning.search)} are "
-            "fixed by its changes, by --set, or have no effect on it. Leave one free, or run the "
-            "study without tuning."
-        )
-    return space
 
 
 # From a configuration to its tuning trials, and back
 
 
-def tuning_trial(tuning: PlannedTuning, open_trial: Trial, values: Mapping[str, float]) -> Trial:
-    """Return the trial that tries `values` for a row.
+def tuning_trials(
+    tuning: PlannedTuning, open_trial: Trial, values: Mapping[str, float]
+) -> list[Trial]:
+    """Return the trials that try `values` for a row, one of each tuning seed.
 
-    It scores no task, so that nothing leads it to test data; the questions that a test set asks
+    They score no task, so that nothing leads them to test data; the questions that a test set asks
     are left out by their hash, as in the seeds' own training.
 
     Args:
@@ -211,13 +216,14 @@ def tuning_trial(tuning: PlannedTuning, open_trial: Trial, values: Mapping[str, 
     config["eval"] = {}
     config["data"]["tasks"] = []
     sources = {name: path for name, path in open_trial.sources.items() if name != "eval.knowledge"}
-    return dataclasses.replace(
+    first = dataclasses.replace(
         open_trial,
         seed=_SEED_OFFSET + tuning.seed,
         config=config,
         identities=_identities(open_trial, sources),
         sources=sources,
     )
+    return [first, *(first.with_seed(first.seed + n) for n in range(1, tuning.seeds))]
 
 
 def _identities(open_trial: Trial, sources: Mapping[str, str]) -> dict[str, Json]:

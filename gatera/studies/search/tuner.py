@@ -7,16 +7,17 @@ them it is all that there is to know: killed at any moment, the phase goes on wh
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from gatera.errors import InputError
 from gatera.studies.plan.configuration import with_values
 from gatera.studies.plan.plan import Plan
-from gatera.studies.plan.tuning import Choice, PlannedTuning, TunedRow, tuning_trial, values_of
+from gatera.studies.plan.tuning import Choice, PlannedTuning, TunedRow, tuning_trials, values_of
 from gatera.studies.search.search import Course, Search
 from gatera.studies.store.snapshot import Snapshot, take_snapshot, validations
 from gatera.studies.store.store import Store
-from gatera.trial import Trial, TrialResult
+from gatera.trial import Trial
 
 
 class Tuner:
@@ -80,10 +81,14 @@ def _known_trials(store: Store, plan: Plan, tuning: PlannedTuning) -> dict[str, 
         if not _searches_alike(stored.tuning, tuning, variant):
             continue
         open_trial = plan.trials_of(variant)[0]
-        for trial in stored.trials_of(variant)[: tuning.trials]:
-            again = tuning_trial(tuning, open_trial, values_of(trial, row.space))
-            if again.key == trial.key:
-                known[variant].append(again)
+        trials = stored.trials_of(variant)
+        for first in range(0, tuning.trials * tuning.seeds, tuning.seeds):
+            point = trials[first : first + tuning.seeds]
+            again = (
+                tuning_trials(tuning, open_trial, values_of(point[0], row.space)) if point else []
+            )
+            if again and [each.key for each in again] == [each.key for each in point]:
+                known[variant] += again
     return known
 
 
@@ -93,7 +98,8 @@ def _searches_alike(stored: PlannedTuning | None, now: PlannedTuning, variant: s
         return False
 
     def frame(tuning: PlannedTuning) -> tuple[object, ...]:
-        return (tuning.seed, tuning.round_size, tuning.pruner, tuning.rows[variant].space)
+        space = tuning.rows[variant].space
+        return (tuning.seed, tuning.seeds, tuning.round_size, tuning.pruner, space)
 
     return frame(stored) == frame(now)
 
@@ -111,7 +117,9 @@ class _Row:
     ) -> None:
         self.variant = open_trial.variant
         self.tuned: TunedRow = tuning.rows[self.variant]
-        self.trials = trials
+        self._points = [
+            trials[first : first + tuning.seeds] for first in range(0, len(trials), tuning.seeds)
+        ]
         self.search = Search(
             self.tuned.space,
             seed=tuning.seed,
@@ -122,8 +130,13 @@ class _Row:
         )
         self._store, self._tuning, self._open_trial = store, tuning, open_trial
         self._max_attempts = max_attempts
-        self._diverged: set[str] = set()  # keys
-        self._courses: dict[str, Course] = {}  # by key, of the trials that have ended
+        self._diverged: set[int] = set()  # numbers of points
+        self._courses: dict[int, Course] = {}  # by number, of the points whose trials have ended
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The trials proposed so far: of each point one a tuning seed."""
+        return [trial for point in self._points for trial in point]
 
     @property
     def has_ended(self) -> bool:
@@ -135,55 +148,59 @@ class _Row:
         self._catch_up()
         start = len(self.search.ended)
         due = min(start + self._tuning.round_size, self._tuning.trials)
-        begun = len(self.trials)
-        while len(self.trials) < due:
-            values = self.search.propose([self._values(each) for each in self.trials[start:]])
-            self.trials.append(tuning_trial(self._tuning, self._open_trial, values))
-        return len(self.trials) > begun
+        begun = len(self._points)
+        while len(self._points) < due:
+            values = self.search.propose([self._values(each) for each in self._points[start:]])
+            self._points.append(tuning_trials(self._tuning, self._open_trial, values))
+        return len(self._points) > begun
 
     def _catch_up(self) -> None:
         """Conclude the rounds whose trials have all ended."""
         while not self.has_ended:
             start = len(self.search.ended)
             size = min(self._tuning.round_size, self._tuning.trials - start)
-            trials = self.trials[start : start + size]
-            for place, trial in enumerate(trials):
-                course = self._courses.get(trial.key) or self._course(place, trial)
+            numbers = range(start, min(start + size, len(self._points)))
+            for number in numbers:
+                course = self._courses.get(number) or self._course(number, number - start)
                 if course is not None:
-                    self._courses[trial.key] = course
-            if len(trials) < size or not all(trial.key in self._courses for trial in trials):
+                    self._courses[number] = course
+            if len(numbers) < size or not all(number in self._courses for number in numbers):
                 return
-            self.search.conclude([self._courses[trial.key] for trial in trials])
+            self.search.conclude([self._courses[number] for number in numbers])
 
-    def _values(self, trial: Trial) -> dict[str, float]:
-        return values_of(trial, self.tuned.space)
+    def _values(self, point: list[Trial]) -> dict[str, float]:
+        return values_of(point[0], self.tuned.space)
 
-    def _course(self, place: int, trial: Trial) -> Course | None:
-        """Return the course of a trial that has ended; None of one that has not.
+    def _course(self, number: int, place: int) -> Course | None:
+        """Return the course of a point whose trials have all ended; None of another.
 
-        A trial counts as pruned where its course says so, however far it came before it was told.
+        It is the mean over the point's trials, at the steps where all were validated. A point
+        counts as pruned where its course says so, however far it came before it was told.
         """
-        key, store = trial.key, self._store
-        accuracies = {
-            step: each.accuracy
-            for step, each in validations(store, key).items()
-            if not each.is_last
-        }
-        course = Course(self._values(trial), accuracies)
-        result = store.result(key)
+        point, store = self._points[number], self._store
+        course = Course(self._values(point), _mean_course([_curve(store, each) for each in point]))
+        results = [store.result(trial.key) for trial in point]
         if (step := self.search.judge(place, course)) is not None:
-            if result is None:
-                store.prune(key, step)
+            self._give_up(point, step)
             return course
-        if result is not None:
-            return dataclasses.replace(course, accuracy=result.metrics["val/accuracy"])
-        if store.has_failed(key, self._max_attempts):
-            if store.failures(key)[-1].ended == "not_finite":
-                self._diverged.add(key)
-                return course
-        elif store.is_pruned(key) and not store.is_running(key):
-            store.revive(key)  # other results than today's had spoken against it
+        if all(result is not None for result in results):
+            accuracy = fmean(r.metrics["val/accuracy"] for r in results if r is not None)
+            return dataclasses.replace(course, accuracy=accuracy)
+        failed = [each for each in point if store.has_failed(each.key, self._max_attempts)]
+        if any(store.failures(each.key)[-1].ended == "not_finite" for each in failed):
+            self._diverged.add(number)
+            self._give_up(point, max(course.validations, default=0))
+            return course
+        for trial in point:
+            if store.is_pruned(trial.key) and not store.is_running(trial.key):
+                store.revive(trial.key)  # other results than today's had spoken against it
         return None
+
+    def _give_up(self, point: list[Trial], step: int) -> None:
+        """Let the trials of a point that have not ended run no further."""
+        for trial in point:
+            if self._store.result(trial.key) is None:
+                self._store.prune(trial.key, step)
 
     def choice(self) -> Choice:
         """Return the best point: by accuracy on validation items, then by loss, then the first.
@@ -192,23 +209,39 @@ class _Row:
             InputError: no trial ran to its end with finite numbers.
         """
         survivors = self.search.survivors()
-        found = [(n, r) for n in survivors if (r := self._result(n)) is not None]
+        found = [(n, merit) for n in survivors if (merit := self._merit(n)) is not None]
         if not found:
             raise InputError(
                 f"every tuning trial of {self.variant} diverged; lower tuning.search: "
                 f"{', '.join(self.tuned.space)}."
             )
-        number, best = max(found, key=lambda each: _merit(each[1]))
+        number, (accuracy, _) = max(found, key=lambda each: each[1])
         return Choice(
-            settings=self._values(self.trials[number]),
-            accuracy=best.metrics["val/accuracy"],
-            pruned=len(self.trials) - len(survivors),
+            settings=self._values(self._points[number]),
+            accuracy=accuracy,
+            pruned=len(self._points) - len(survivors),
             diverged=len(self._diverged),
         )
 
-    def _result(self, number: int) -> TrialResult | None:
-        return self._store.result(self.trials[number].key)
+    def _merit(self, number: int) -> tuple[float, float] | None:
+        """Return a point's mean accuracy, and its mean loss, negative; None without results."""
+        results = [self._store.result(trial.key) for trial in self._points[number]]
+        whole = [result for result in results if result is not None]
+        if len(whole) < len(results):
+            return None
+        metrics = [result.metrics for result in whole]
+        return (
+            fmean(each["val/accuracy"] for each in metrics),
+            -fmean(each["val/loss"] for each in metrics),
+        )
 
 
-def _merit(result: TrialResult) -> tuple[float, float]:
-    return result.metrics["val/accuracy"], -result.metrics["val/loss"]
+def _curve(store: Store, trial: Trial) -> dict[int, float]:
+    """Return step -> accuracy of a trial's validations, but for the one at its end."""
+    found = validations(store, trial.key).items()
+    return {step: each.accuracy for step, each in found if not each.is_last}
+
+
+def _mean_course(curves: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    common = set.intersection(*(set(curve) for curve in curves))
+    return {step: fmean(curve[step] for curve in curves) for step in sorted(common)}

@@ -43,6 +43,7 @@ def describe_tuning(plan: Plan, snapshot: Snapshot | None) -> dict[str, Json] | 
     left = tuning.total - ended
     return {
         "trials_a_row": tuning.trials,
+        "seeds_a_trial": tuning.seeds,
         "steps": tuning.steps,
         "pruner": tuning.pruner,
         "seed": tuning.seed,
@@ -69,9 +70,11 @@ def tuning_lines(described: Mapping[str, Any]) -> list[str]:
     cost = "cost not known before one has finished"
     if described["seconds"] is not None:
         cost = f"cost, estimated: {duration(described['seconds'])}"
-    total = described["trials_a_row"] * len(rows)
+    seeds = described["seeds_a_trial"]
+    total = described["trials_a_row"] * seeds * len(rows)
+    each = "" if seeds == 1 else f", each with {seeds} seeds"
     lines = [
-        f"tuning, before any seed runs: {described['trials_a_row']} trials a row of {steps}, "
+        f"tuning, before any seed runs: {described['trials_a_row']} trials a row of {steps}{each}, "
         f"{total} in all, {described['trials_left']} left; {cost}"
     ]
     width = max(len(variant) for variant in rows)

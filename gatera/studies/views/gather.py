@@ -100,6 +100,7 @@ def _tuning_record(store: Store, plan: Plan, variant: str) -> TuningRecord | Non
     of_the_seeds = plan.trials_of(variant)[0].config["train"]["max_steps"]
     return TuningRecord(
         trials=plan.tuning.trials,
+        seeds=plan.tuning.seeds,
         chosen=row.choice.settings,
         edges=row.edges,
         steps=plan.tuning.steps or of_the_seeds,

@@ -130,8 +130,17 @@ def test_set_fixes_a_field_for_all_and_changes_the_budget():
 
 
 def test_what_cannot_be_tuned_is_refused():
-    with pytest.raises(InputError, match="variant hira has nothing left to tune"):
-        make_plan(load(), Request(overrides={RATE: 0.02}))
+    with pytest.raises(InputError, match=f"nothing left to tune: {RATE}, {WEIGHT} are fixed"):
+        make_plan(load(), Request(overrides={RATE: 0.02, WEIGHT: 0.1}))
+    unknown = Tuning(SEARCH, trials=1, by_variant={"hera": {RATE: (0.1, 0.2)}})
+    with pytest.raises(InputError, match="no variant 'hera' in this study"):
+        load(unknown)
+    with pytest.raises(
+        InputError, match=r"hira searches train\.warmup_steps, which tuning\.search"
+    ):
+        Tuning(SEARCH, trials=1, by_variant={"hira": {"train.warmup_steps": (1, 2)}})
+    with pytest.raises(InputError, match="low below high"):
+        Tuning(SEARCH, trials=1, by_variant={"hira": {RATE: (0.2, 0.1)}})
     with pytest.raises(InputError, match="study made_up has no tuning phase"):
         make_plan(load(tuning=None), Request(overrides={"tuning.trials": 2}))
     with pytest.raises(InputError, match=r"train\.max_steps is no setting that takes any number"):
@@ -148,6 +157,23 @@ def test_what_cannot_be_tuned_is_refused():
         Tuning(SEARCH, trials=1, pruner="best")
     with pytest.raises(InputError, match=r"no setting 'tuning\.trials'"):
         make_plan(load(variants=(Variant("gatera", {"tuning.trials": 3}),)), Request())
+
+
+def test_a_row_has_a_range_of_its_own_where_the_study_says_so():
+    tuning = dataclasses.replace(TUNING, by_variant={"hira": {RATE: (1e-5, 1e-3)}})
+    rows = make_plan(load(tuning), Request()).tuning.rows
+    assert rows["hira"].space == {RATE: Range(1e-5, 1e-3, log=False)}
+    assert rows["gatera"].space[RATE] == Range(1e-4, 1e-1, log=True)
+
+
+def test_a_row_that_states_all_that_is_searched_is_not_tuned(store):
+    plan = make_plan(load(), Request(overrides={RATE: 0.02}))
+    assert list(plan.tuning.rows) == ["gatera"]
+    settled = run_all(store, plan)
+    assert settled.is_tuning is False
+    assert settled.trials_of("hira") == plan.trials_of("hira")
+    assert settled.trials_of("gatera") != plan.trials_of("gatera")
+    assert len(store.plan(plan.tuning_id).trials) == 6
 
 
 def test_a_tuning_trial_says_nothing_of_test_data(store, tuned_plan):
@@ -269,6 +295,100 @@ def test_a_row_names_the_edges_that_its_choice_hit():
     assert TunedRow(space).edges == ()
     chosen = {"train.learning_rate": 0.09, "train.entropy_weight": 0.5}
     assert TunedRow(space, choice=Choice(chosen, 0.8, 0, 0)).edges == ("train.learning_rate",)
+
+
+# Several seeds a point
+
+TWICE = dataclasses.replace(TUNING, seeds=2, trials=4, round_size=2)
+
+
+@pytest.fixture
+def twice(store):
+    """The plan of a search whose points have two trials each, and its first round."""
+    plan = make_plan(load(TWICE), Request())
+    assert plan.tuning.total == 24
+    search = tuner(store, plan)
+    search.advance()
+    return plan, search
+
+
+def points_of(search, variant="gatera"):
+    trials = search.plan.trials_of(variant)
+    return [trials[first : first + 2] for first in range(0, len(trials), 2)]
+
+
+def test_each_point_has_a_trial_of_each_tuning_seed(store, twice):
+    plan, search = twice
+    space = plan.tuning.rows["gatera"].space
+    points = points_of(search)
+    assert len(points) == 2
+    for one, other in points:
+        assert values_of(one, space) == values_of(other, space)
+        assert other.seed == one.seed + 1
+    assert len({trial.key for point in points for trial in point}) == 4
+    settled = run_all(store, plan, order=3)  # another supervisor before each of its trials
+    stored = store.plan(plan.tuning_id)
+    assert len(stored.trials) == 24
+    assert [t.key for t in stored.trials_of("gatera")[:4]] == [t.key for p in points for t in p]
+    assert store.tuning_plan(settled) == stored
+    record = gather(store, settled)
+    (row,) = [each for each in record.rows if each.variant == "gatera"]
+    assert len(row.tuning.results) == 8 - 2 * row.tuning.pruned
+    assert "| 4 × 2 seeds" in " | ".join(["", *tuning_cells(build_table(record)).lines[-1]])
+
+
+def test_the_mean_over_tuning_seeds_chooses(store, twice):
+    plan, search = twice
+    (good, alone), (steady, also) = points_of(search)
+    finish(store, good, 0.9)
+    finish(store, alone, 0.25)  # at the edge of what trains
+    finish(store, steady, 0.625)
+    finish(store, also, 0.75)
+    for trial in waiting(search.advance()):
+        finish(store, trial, 0.125)
+    while left := waiting(search.advance()):
+        for trial in left:
+            finish(store, trial, 0.125)
+    choice = search.settled().tuning.rows["gatera"].choice
+    assert choice.settings == values_of(steady, plan.tuning.rows["gatera"].space)
+    assert choice.accuracy == pytest.approx(0.6875)
+    assert choice.diverged == 0
+
+
+def test_a_point_ends_with_one_seed_that_diverges_and_waits_for_one_that_runs(store, twice):
+    plan, search = twice
+    (broken, spared), (half, missing) = points_of(search)
+    fail(store, broken, "not_finite")
+    finish(store, half, 0.5)
+    snapshot = search.advance()
+    assert snapshot.statuses[spared.key].state == "pruned"
+    assert snapshot.statuses[missing.key].state == "waiting"
+    assert len(points_of(search)) == 2  # the round goes on
+    finish(store, missing, 0.5)
+    settled = run_all(store, plan)
+    choice = settled.tuning.rows["gatera"].choice
+    assert choice.diverged == 1
+    assert choice.settings != values_of(broken, plan.tuning.rows["gatera"].space)
+
+
+def test_a_hopeless_point_is_pruned_by_the_mean_of_its_seeds(store, twice):
+    _, search = twice
+    for place, point in enumerate(points_of(search)):
+        for trial in point:
+            finish(store, trial, 0.5, curve=(0.25 + 0.125 * place,) * 3)
+    search.advance()
+    (bad, badly), (good, uneven) = points_of(search)[2:]
+    claims = [
+        write_validations(store, bad, [0.0]),
+        write_validations(store, badly, [0.25]),
+        write_validations(store, good, [0.0]),  # alone it would have been ended
+        write_validations(store, uneven, [0.875]),
+    ]
+    search.advance()
+    pruned = [store.is_pruned(t.key) for t in (bad, badly, good, uneven)]
+    assert pruned == [True, True, False, False]
+    for claim in claims:
+        claim.release()
 
 
 # Pruning
