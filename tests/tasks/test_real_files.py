@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from gatera import tasks
 from gatera.tasks.benchmarks.commonsense_hub import SOURCES
+from gatera.tasks.example import Example, content_hash
 from gatera.tasks.mixture import load_mixture, questions_also_tested
 
 ROOT = Path(os.environ.get("GATERA_DATA_ROOT", "/nonexistent"))
@@ -53,3 +55,42 @@ def test_hub_wording_of_hellaswag_equals_the_published_records() -> None:
     published = json.loads((folder / "test_first24.json").read_text())
     shared = [each for each in published if (each["instruction"], each["output"]) in worded]
     assert len(shared) == 15
+
+
+def right_answers(task: str, outputs: list[str]) -> float:
+    """Return the share of a test set's items that are right with these outputs."""
+    found, items = tasks.find(task), tasks.load(task, "test", ROOT)
+    assert len(items) == len(outputs)
+    scores = [
+        found.metric.of_item(output, found.extract(output), item)
+        for output, item in zip(outputs, items, strict=True)
+    ]
+    return sum(scores) / len(scores)
+
+
+def test_solutions_of_gsm8k_are_right_unless_their_number_is_changed() -> None:
+    train, held_out = (tasks.load("gsm8k", split, ROOT) for split in ("train", "validation"))
+    test = tasks.load("gsm8k", "test", ROOT)
+    assert (len(train) + len(held_out), len(test)) == (7473, 1319)
+    for item in [*train, *held_out, *test]:
+        assert tasks.extract_answer("gsm8k", item.output) == item.answer
+        assert tasks.extract_answer("gsm8k", item.answer) == item.answer
+        assert "<<" not in item.output
+    solutions = [item.output for item in test]
+    assert right_answers("gsm8k", solutions) == 1.0
+    without_marker = [re.sub("####", "so", text) for text in solutions]
+    assert right_answers("gsm8k", without_marker) == 1.0
+    assert right_answers("gsm8k", [f"{text}1" for text in solutions]) == 0.0
+
+
+def test_golds_of_llm_adapters_are_those_of_gsm8k() -> None:
+    records = json.loads((ROOT / "gsm8k" / "llm_adapters_test.json").read_text())
+    golds = {content_hash(Example(each["instruction"], "", "", "")): each for each in records}
+    items = tasks.load("gsm8k", "test", ROOT)
+    answers = [golds[content_hash(item)]["answer"] for item in items if content_hash(item) in golds]
+    assert right_answers("gsm8k", answers) == 1.0
+
+
+def test_metamaths_copy_of_the_test_set_is_scored_alike() -> None:
+    lines = (ROOT / "metamath" / "GSM8K_test.jsonl").read_text().splitlines()
+    assert right_answers("gsm8k", [json.loads(line)["response"] for line in lines]) == 1.0
