@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gatera.errors import InputError
 from gatera.tasks import world_families
-from gatera.tasks.benchmarks import commonsense, mathematics
+from gatera.tasks.benchmarks import commonsense, mathematics, multilingual
 from gatera.tasks.example import Example
 from gatera.tasks.task import SPLITS, Task
 
@@ -34,6 +34,7 @@ __all__ = [
 FAMILIES: Mapping[str, Mapping[str, Task]] = {
     "commonsense": commonsense.TASKS,
     "mathematics": mathematics.TASKS,
+    "multilingual": multilingual.TASKS,
     "world_families": world_families.TASKS,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import re
@@ -94,3 +95,41 @@ def test_golds_of_llm_adapters_are_those_of_gsm8k() -> None:
 def test_metamaths_copy_of_the_test_set_is_scored_alike() -> None:
     lines = (ROOT / "metamath" / "GSM8K_test.jsonl").read_text().splitlines()
     assert right_answers("gsm8k", [json.loads(line)["response"] for line in lines]) == 1.0
+
+
+@pytest.mark.parametrize("language", ["en", "de", "fr", "zh"])
+def test_inference_has_three_balanced_hypotheses_a_premise(language: str) -> None:
+    items = tasks.load(f"xnli_{language}", "test", ROOT)
+    assert collections.Counter(item.answer for item in items) == {
+        "entailment": 1670,
+        "neutral": 1670,
+        "contradiction": 1670,
+    }
+    by_premise = [items[start : start + 3] for start in range(0, 5010, 3)]
+    assert {len({item.answer for item in each}) for each in by_premise} == {3}
+    assert [{item.cluster for item in each} for each in by_premise] == [
+        {f"premise {number}"} for number in range(1, 1671)
+    ]
+    assert right_answers(f"xnli_{language}", [item.output for item in items]) == 1.0
+
+
+def test_the_english_development_set_is_read_whole() -> None:
+    splits = [tasks.load("xnli_en", split, ROOT) for split in ("train", "validation")]
+    assert sum(map(len, splits)) == 1500
+    assert questions_also_tested(["xnli_en"], ["xnli_en"], ROOT) == {}
+
+
+@pytest.mark.parametrize("language", ["en", "de", "fr", "zh", "sw"])
+def test_sums_are_the_same_in_every_language(language: str) -> None:
+    items = tasks.load(f"mgsm_{language}", "test", ROOT)
+    assert len(items) == 250
+    english = tasks.load("mgsm_en", "test", ROOT)
+    assert [item.answer for item in items] == [item.answer for item in english]
+    assert [items[line].answer for line in (146, 201, 230, 249)] == [
+        "2125",
+        "114200",
+        "276000",
+        "5600",
+    ]
+    assert right_answers(f"mgsm_{language}", [item.output for item in items]) == 1.0
+    assert right_answers(f"mgsm_{language}", [f"{item.output}1" for item in items]) == 0.0
