@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gatera.errors import InputError
 from gatera.tasks import world_families
-from gatera.tasks.benchmarks import commonsense, mathematics, multilingual
+from gatera.tasks.benchmarks import commonsense, dialogue, mathematics, multilingual
 from gatera.tasks.example import Example
 from gatera.tasks.task import SPLITS, Task
 
@@ -35,6 +35,7 @@ FAMILIES: Mapping[str, Mapping[str, Task]] = {
     "commonsense": commonsense.TASKS,
     "mathematics": mathematics.TASKS,
     "multilingual": multilingual.TASKS,
+    "dialogue": dialogue.TASKS,
     "world_families": world_families.TASKS,
 }
 

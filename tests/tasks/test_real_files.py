@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from gatera import tasks
+from gatera.errors import InputError
+from gatera.tasks.benchmarks import dialogue
 from gatera.tasks.benchmarks.commonsense_hub import SOURCES
 from gatera.tasks.example import Example, content_hash
 from gatera.tasks.mixture import load_mixture, questions_also_tested
@@ -133,3 +135,21 @@ def test_sums_are_the_same_in_every_language(language: str) -> None:
     ]
     assert right_answers(f"mgsm_{language}", [item.output for item in items]) == 1.0
     assert right_answers(f"mgsm_{language}", [f"{item.output}1" for item in items]) == 0.0
+
+
+def test_every_exchange_of_the_dialogues_is_an_item() -> None:
+    items = tasks.load("convai2", "test", ROOT)
+    assert len(items) == 7801
+    assert len({item.cluster for item in items}) == 1000
+    first_turns = [item for item in items if item.instruction.count("\npartner: ") == 1]
+    assert sum(item.instruction.count("\nyour persona: ") for item in first_turns) == 4483
+    assert max(len(item.output.split()) for item in items) == 24
+    assert right_answers("convai2", [item.output for item in items]) == 1.0
+
+
+def test_the_published_sample_of_training_dialogues_is_read_whole() -> None:
+    sample = ROOT / "convai2" / "train_self_original_no_cands.head.txt"
+    items = dialogue._read_dialogues(sample)
+    assert (len(items), len({item.cluster for item in items})) == (66, 9)
+    with pytest.raises(InputError, match="which does not exist"):
+        tasks.load("convai2", "train", ROOT)
