@@ -4,7 +4,7 @@ A task is known by its name, and described by one `Task`. The real benchmarks ar
 root (an argument, else the environment variable GATERA_DATA_ROOT, else the hub); the families of
 the embedded scale need none. `prompts` builds what a model reads, `decoding` generates, `answers`
 reads the answer out of it; `mixture` keeps training, validation and test apart. A new benchmark is
-an entry of its family's table (`BENCHMARKS` in `benchmarks.commonsense`), a new family a file with
+an entry of its family's table (`BENCHMARKS` in its file of `benchmarks`), a new family a file with
 a table `TASKS` and its line in `FAMILIES`. Running models is `gatera.training`'s.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gatera.errors import InputError
 from gatera.tasks import world_families
-from gatera.tasks.benchmarks import commonsense
+from gatera.tasks.benchmarks import commonsense, dialogue, mathematics, multilingual
 from gatera.tasks.example import Example
 from gatera.tasks.task import SPLITS, Task
 
@@ -33,6 +33,9 @@ __all__ = [
 
 FAMILIES: Mapping[str, Mapping[str, Task]] = {
     "commonsense": commonsense.TASKS,
+    "mathematics": mathematics.TASKS,
+    "multilingual": multilingual.TASKS,
+    "dialogue": dialogue.TASKS,
     "world_families": world_families.TASKS,
 }
 
@@ -87,7 +90,7 @@ def load(task: str, split: str, root: Path | None = None) -> list[Example]:
     """Return a split of a task.
 
     Args:
-        task: One of `names()`, or `commonsense_170k`, which has no test split.
+        task: One of `names()`, or a training set, which has no test split.
         split: train, validation or test.
         root: The data root; None for GATERA_DATA_ROOT, and the hub where that is unset too.
 

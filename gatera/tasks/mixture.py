@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gatera import tasks
 from gatera.errors import InputError
-from gatera.tasks.example import Example, content_hash
+from gatera.tasks.example import Example, content_hash, question_hashes
 from gatera.trial import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ def load_mixture(
 
     Validation items are the first `validation_items` of the tasks' validation splits in the order
     of their content hash. No validation question trains, and no question whose content hash is in
-    `left_out` is in either part: those that a scored test set asks (`questions_also_tested`).
+    `left_out` is in either part: those that a scored test set asks (`questions_also_tested`). The
+    same holds of an item's further questions, those that it was made of.
 
     Raises:
         InputError: data is missing or malformed, or there are fewer validation items than wanted.
@@ -50,9 +51,9 @@ def load_mixture(
     excluded = set(left_out)
     candidates = _items(train_tasks, "validation", root)
     validation = _first_by_hash(candidates, excluded, validation_items)
-    kept_out = excluded | {content_hash(item.example) for item in validation}
+    kept_out = excluded.union(*(question_hashes(item.example) for item in validation))
     train = _items(train_tasks, "train", root)
-    kept = [item for item in train if content_hash(item.example) not in kept_out]
+    kept = [item for item in train if kept_out.isdisjoint(question_hashes(item.example))]
     dropped = len(train) - len(kept)
     if dropped:
         logger.info("%d training items left out: their question is also tested on", dropped)
@@ -81,7 +82,7 @@ def questions_also_tested(
         InputError: data is missing or malformed.
     """
     items = (item for split in ("train", "validation") for item in _items(train_tasks, split, root))
-    asked = {content_hash(item.example) for item in items}
+    asked = {digest for item in items for digest in question_hashes(item.example)}
     shared = {task: sorted(asked & _tested(task, root)) for task in scored_tasks}
     return {task: hashes for task, hashes in shared.items() if hashes}
 
@@ -97,8 +98,12 @@ def _items(train_tasks: Sequence[str], split: str, root: Path | None) -> list[It
 
 
 def _first_by_hash(candidates: list[Item], excluded: set[str], count: int) -> list[Item]:
-    by_hash = {content_hash(item.example): item for item in reversed(candidates)}
-    usable = sorted(digest for digest in by_hash if digest not in excluded)
+    by_hash = {
+        content_hash(item.example): item
+        for item in reversed(candidates)
+        if excluded.isdisjoint(question_hashes(item.example))
+    }
+    usable = sorted(by_hash)
     if len(usable) < count:
         raise InputError(
             f"train.validation_items is {count}, but the training tasks hold out only "

@@ -6,7 +6,7 @@ of a split are is its `data`'s; what a model makes of them is `gatera.training`'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -60,9 +60,17 @@ def _is_right(output: str, extracted: str | None, example: Example) -> float:
 
 ACCURACY = Metric("accuracy", _is_right, has_right_answers=True)
 
-# Returns name -> score of all outputs of a task together, beside the right texts; None where the
-# score cannot be computed here.
-CorpusMetrics = Callable[[Sequence[str], Sequence[str]], dict[str, float | None]]
+
+@dataclass(frozen=True)
+class CorpusScore:
+    """What all outputs of a task are worth together, by one metric."""
+
+    value: float | None  # a fraction; None: it cannot be computed here, a dash in a report
+    note: str = ""  # for the report: why it cannot, or how it was (a library's signature)
+
+
+# Returns name -> score of all outputs of a task together, beside the right texts, in their order.
+CorpusMetrics = Callable[[Sequence[str], Sequence[str]], Mapping[str, CorpusScore]]
 
 
 @dataclass(frozen=True)

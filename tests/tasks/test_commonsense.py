@@ -62,7 +62,9 @@ def test_the_root_comes_from_the_environment_unless_given(
     assert tasks.load("boolq", "test")[0].instruction == "one"
     assert tasks.load("boolq", "test", tmp_path / "two")[0].instruction == "two"
     monkeypatch.setenv("GATERA_DATA_ROOT", str(tmp_path / "none"))
-    with pytest.raises(InputError, match=r"none \(from GATERA_DATA_ROOT\) is not a folder"):
+    with pytest.raises(
+        InputError, match=r"none \(from GATERA_DATA_ROOT\) is not a folder; give the one"
+    ):
         tasks.load("boolq", "test")
 
 

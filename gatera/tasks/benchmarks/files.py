@@ -113,8 +113,8 @@ def data_root(root: Path | None) -> Path | None:
         root, source = Path(named), DATA_ROOT_VARIABLE
     if not root.is_dir():
         raise InputError(
-            f"the data root {root} (from {source}) is not a folder; give one that holds "
-            "commonsense/<benchmark>/test.json."
+            f"the data root {root} (from {source}) is not a folder; give the one that holds "
+            "commonsense/, gsm8k/ or another benchmark's folder."
         )
     return root
 

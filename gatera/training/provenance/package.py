@@ -94,6 +94,9 @@ _TABLES: Mapping[tuple[str, str], Callable[[Names], frozenset[str] | None]] = {
 # Families of tasks -> the table whose keys name them.
 _TASK_TABLES: Mapping[str, tuple[str, str]] = {
     "commonsense": ("gatera.tasks.benchmarks.commonsense", "BENCHMARKS"),
+    "mathematics": ("gatera.tasks.benchmarks.mathematics", "BENCHMARKS"),
+    "multilingual": ("gatera.tasks.benchmarks.multilingual", "BENCHMARKS"),
+    "dialogue": ("gatera.tasks.benchmarks.dialogue", "BENCHMARKS"),
     "world_families": ("gatera.tasks.world_families", "FAMILIES"),
 }
 _TRAINED_ON_ALONE: Mapping[str, str] = {"commonsense_170k": "commonsense"}  # in no such table

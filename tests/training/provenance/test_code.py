@@ -231,6 +231,92 @@ def test_a_new_embedded_family_changes_nothing_for_the_others(package: Copy) -> 
     assert [package.code(config) for config in others] == before
 
 
+FAMILY = '''"""A family of tasks of ours."""
+
+from gatera.tasks.task import Task
+from gatera.tasks.ours_too import data
+
+TASKS: dict[str, Task] = {"trivia": Task("trivia", data, str.strip)}
+'''
+
+
+def test_a_new_family_of_tasks_changes_nothing_for_the_others(
+    package: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change() -> None:
+        package.write("tasks/benchmarks/ours.py", FAMILY)
+        package.write("tasks/ours_too.py", "def data():\n    return 1\n")
+        table = "tasks/__init__.py"
+        package.replace(
+            table, '    "commonsense": ', '    "ours": ours.TASKS,\n    "commonsense": '
+        )
+        package.replace(table, "import commonsense", "import ours, commonsense")
+        here = ("gatera.tasks.benchmarks.ours", "TASKS")
+        monkeypatch.setitem(package_source._TASK_TABLES, "ours", here)
+        monkeypatch.setitem(
+            package_source._TABLES_OF, here[0], {here[1]: lambda names: names.tasks}
+        )
+
+    others = (CONFIG, FROZEN, REAL, *map(about, ("gsm8k", "xnli_en", "mgsm_sw", "convai2")))
+    before = [package.code(config) for config in others]
+    asked = changed(REAL, data_tasks=["boolq", "trivia"])
+    assert {"gatera/tasks/benchmarks/ours.py", "gatera/tasks/ours_too.py"} <= set(
+        package.changed_by(change, asked)
+    )
+    assert [package.code(config) for config in others] == before
+
+
+def about(task: str) -> dict[str, Any]:
+    return changed(CONFIG, data_tasks=[task], data_train_tasks=["world_truth"])
+
+
+MATHEMATICS, MULTILINGUAL, DIALOGUE, NUMBER, METRICS = (
+    f"gatera/tasks/{name}.py"
+    for name in (
+        "benchmarks/mathematics",
+        "benchmarks/multilingual",
+        "benchmarks/dialogue",
+        "benchmarks/final_number",
+        "metrics",
+    )
+)
+
+
+def test_each_family_of_benchmarks_counts_for_its_own_tasks() -> None:
+    families = {MATHEMATICS, MULTILINGUAL, DIALOGUE, NUMBER, METRICS}
+    for config, expected in (
+        (REAL, set()),
+        (about("gsm8k"), {MATHEMATICS, NUMBER}),
+        (changed(REAL, data_train_tasks=["metamath"]), {MATHEMATICS, NUMBER}),
+        (about("xnli_en"), {MULTILINGUAL}),
+        (about("mgsm_en"), {MULTILINGUAL, NUMBER}),
+        (about("convai2"), {DIALOGUE, METRICS}),
+    ):
+        assert set(code_here(config)) & families == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "other", "file", "old", "new"),
+    [
+        ("gsm8k", "metamath", "mathematics", 'record["query"]', 'record["question"]'),
+        ("metamath", "gsm8k", "mathematics", "<<[^<>]*>>", "<<.*>>"),
+        ("mgsm_de", "xnli_de", "multilingual", "the correct answer is", "it is"),
+        ("xnli_de", "mgsm_de", "multilingual", "_SUM_TOKENS = 256", "_SUM_TOKENS = 300"),
+    ],
+)
+def test_what_another_task_of_a_family_reads_changes_nothing(
+    package: Copy, task: str, other: str, file: str, old: str, new: str
+) -> None:
+    config = changed(CONFIG, data_train_tasks=[task], data_tasks=["boolq"])
+    changed_one = changed(CONFIG, data_train_tasks=[other], data_tasks=["boolq"])
+    before = package.code(config)
+    path = f"tasks/benchmarks/{file}.py"
+    assert package.changed_by(lambda: package.replace(path, old, new), changed_one) == [
+        f"gatera/{path}"
+    ]
+    assert package.code(config) == before
+
+
 def test_a_changed_benchmark_changes_the_trials_that_ask_it(package: Copy) -> None:
     def change() -> None:
         package.replace(
@@ -355,6 +441,7 @@ def test_all_that_a_run_imports_counts_or_is_known_not_to() -> None:
     not_chosen = {
         *(m for m in loaded if m.startswith("gatera.tasks.benchmarks.")),
         "gatera.tasks.held_out",
+        "gatera.tasks.metrics",  # of dialogue alone
         *(f"gatera.adapter.updates.{name}" for name in ("lora", "dora", "mora", "hilora")),
         "gatera.adapter.kernels.low_rank",  # of lora alone
         *(f"gatera.adapter.gates.{name}" for name in ("static", "mlp", "attention", "channel")),
