@@ -1,8 +1,9 @@
 """Is the gate worth the same on every update: additive, directional, multiplicative, both?"""
 
-from gatera.studies import Contrast, Study, Variant
+from gatera.studies import Contrast, Study, Tuning, Variant
 
 DELTAS = ("lora", "dora", "mora", "hira", "hilora")
+ADDITIVE = ("lora", "dora", "mora")
 REFERENCE = "hira"
 
 STUDY = Study(
@@ -27,4 +28,15 @@ STUDY = Study(
         ),
     ),
     seeds=(0, 1, 2, 3, 4),
+    tuning=Tuning(
+        search={"train.learning_rate": (1e-3, 1e-1, "log")},
+        # An additive update takes a lower rate than one that multiplies the frozen weight.
+        by_variant={
+            name: {"train.learning_rate": (3e-4, 3e-2, "log")}
+            for delta in ADDITIVE
+            for name in (delta, f"gated_{delta}")
+        },
+        trials=6,
+        seeds=2,
+    ),
 )

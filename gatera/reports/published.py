@@ -10,6 +10,7 @@ baselines that GateRA repeats.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -45,6 +46,16 @@ class PublishedTable:
     notes: Mapping[str, str]  # what has to be said of a number
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by variant and task
     trainable: Mapping[str, float] = field(default_factory=dict)  # share of all parameters
+
+    def by_score(self, endpoint: str) -> PublishedTable:
+        """Return the table with the scores called `endpoint` in place of averages over several.
+
+        A table whose scores are by task, in accuracy, stays as it is.
+        """
+        if endpoint not in self.tasks:
+            return self
+        found = {v: scores[endpoint] for v, scores in self.scores.items() if endpoint in scores}
+        return dataclasses.replace(self, averages=found, tasks=(endpoint,))
 
 
 _COMMONSENSE_TASKS = (

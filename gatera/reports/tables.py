@@ -29,6 +29,7 @@ class TableRow:
     planned: int
     scores: Mapping[str, float | None]  # by task, mean over seeds
     no_keyword: Mapping[str, float | None]  # share of outputs without an answer keyword
+    others: Mapping[str, float | None]  # what else was measured of a task, mean over seeds
     average: float | None  # plain mean over tasks
     average_by_seed: Mapping[int, float]
     spread: float | None  # standard deviation of the average over seeds, from 2 seeds on
@@ -64,6 +65,11 @@ class Table:
         rows = {row.variant: row.comparison for row in self.rows if row.comparison is not None}
         return dict(self.contrasts) or rows
 
+    @property
+    def other_scores(self) -> tuple[str, ...]:
+        """The measures of whole tasks beside their items' scores, "test/<metric>/<task>"."""
+        return _other_scores(self.record)
+
     def row(self, variant: str) -> TableRow | None:
         """Return the row of `variant`, None where the table has none."""
         return next((row for row in self.rows if row.variant == variant), None)
@@ -73,7 +79,7 @@ def build_table(record: StudyRecord) -> Table:
     """Compute the table of a study from its results."""
     published = None
     if record.published is not None and ENDPOINTS[record.endpoint].is_published:
-        published = published_table(record.published, record.backbone)
+        published = published_table(record.published, record.backbone).by_score(record.endpoint)
     averages = averages_by_seed(record)
     rows_are_tested = not record.contrasts
     comparisons = compare(record, _beside_reference(record), averages, tested=rows_are_tested)
@@ -116,6 +122,20 @@ def _averages(record: StudyRecord, endpoint: str) -> dict[str, dict[int, float]]
         }
         for row in record.rows
     }
+
+
+def _other_scores(record: StudyRecord) -> tuple[str, ...]:
+    """Return the measures of whole tasks: those that some result has, or says why it has not."""
+    of_items = {*ENDPOINTS, "no_keyword"}
+    found = set()
+    for result in record.results:
+        notes = result.parts.get("scoring", {}).get("notes", {})
+        for name in (*result.metrics, *notes):
+            kind, _, rest = name.partition("/")
+            metric, _, task = rest.partition("/")
+            if kind == "test" and task and metric not in of_items:
+                found.add(name)
+    return tuple(sorted(found))
 
 
 def _signals(record: StudyRecord) -> tuple[Signal, ...]:
@@ -165,6 +185,7 @@ def _table_row(
         planned=len(row.trials),
         scores=_mean_by_task(results, record.tasks, f"test/{record.endpoint}"),
         no_keyword=no_keyword,
+        others={name: _mean_metric(results, name) for name in _other_scores(record)},
         average=basic.fmean(averages) if averages else None,
         average_by_seed=by_seed,
         spread=basic.stdev(averages) if len(averages) > 1 else None,

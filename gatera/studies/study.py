@@ -15,13 +15,14 @@ from types import MappingProxyType
 from gatera.declaring import fields_of
 from gatera.errors import InputError
 from gatera.reports.endpoints import ENDPOINTS
-from gatera.settings import TuningSettings
+from gatera.settings import SCALES, TuningSettings
 from gatera.trial import Json
 
 FROZEN = "frozen"  # the row of the untrained backbone, which every study has
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _NO_CHANGES: Mapping[str, Json] = MappingProxyType({})
+_AT_NO_SCALE: Mapping[str, Mapping[str, Json]] = MappingProxyType({})
 
 
 def check_name(kind: str, name: str) -> str:
@@ -150,6 +151,8 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     endpoint: str = "accuracy"  # the score that verdicts rest on
     defaults: Mapping[str, Json] = field(default_factory=lambda: _NO_CHANGES)  # for all variants
+    # scale -> the same at that scale alone; "data.tasks" stands for `tasks` there
+    at_scale: Mapping[str, Mapping[str, Json]] = field(default_factory=lambda: _AT_NO_SCALE)
     published: str | None = None  # name of a table in gatera.reports.published
     contrasts: tuple[Contrast, ...] = ()  # what verdicts are given on; none: rows and reference
     curve: str | None = None  # "section.field" drawn along the x axis of a figure
@@ -171,6 +174,10 @@ class Study:
         wrong = [s for s in self.seeds if isinstance(s, bool) or not isinstance(s, int) or s < 0]
         if wrong:
             raise InputError(f"seeds {self.seeds} hold {wrong[0]!r}; give whole numbers from 0 on.")
+        if unknown := sorted(self.at_scale.keys() - set(SCALES)):
+            raise InputError(
+                f"at_scale names {', '.join(unknown)}; the scales are {', '.join(SCALES)}."
+            )
         for name in self.tuning.by_variant if self.tuning is not None else ():
             self.variant(name)  # raises for one that does not exist
         asked = [contrast.name for contrast in self.contrasts]

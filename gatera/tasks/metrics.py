@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from gatera.errors import InputError
-from gatera.tasks.task import CorpusScore
+from gatera.tasks.example import Example
+from gatera.tasks.task import CorpusScore, Metric
 
 BERTSCORE_MODEL = "roberta-large"  # what bert-score takes for English, and papers report
 _BERTSCORE_LAYER = 17  # of it, as bert-score takes
@@ -150,3 +151,26 @@ def _library(module: str, metric: str) -> Any:
             f"{metric} needs the package {package}, which cannot be imported ({error}); install it "
             f"with `pip install {package}`."
         ) from error
+
+
+def whole_text(text: str) -> str | None:
+    """Return all of a text, None where there is none: what is read of a free reply."""
+    return text.strip() or None
+
+
+def _closeness(output: str, extracted: str | None, example: Example) -> float:
+    return 0.0 if extracted is None else rouge_l(extracted, example.answer)
+
+
+ROUGE_L = Metric("rouge_l", _closeness, has_right_answers=False)
+
+
+def of_texts(outputs: Sequence[str], rights: Sequence[str]) -> dict[str, CorpusScore]:
+    """Return what free replies are worth together, beside ROUGE-L."""
+    return {
+        "bleu": bleu(outputs, rights),
+        **bert_scores(outputs, rights),
+        "meteor_exact_stem": meteor_exact_stem(outputs, rights),
+        "distinct_1": distinct(outputs, 1),
+        "distinct_2": distinct(outputs, 2),
+    }

@@ -13,6 +13,7 @@ from gatera.reports.endpoints import ENDPOINTS
 from gatera.reports.forms.markdown import markdown
 from gatera.reports.judging.bootstrap import clustered, crossed_bootstrap
 from gatera.reports.judging.signal import signal
+from gatera.reports.published import published_table
 from gatera.reports.tables import build_table
 from gatera.studies.plan.enumeration import Request, make_plan
 from gatera.studies.study import Study, Variant
@@ -138,3 +139,50 @@ def test_the_variance_over_clusters_is_that_of_drawn_clusters():
     drawn = generator.integers(300, size=(4000, 300))
     means = sums[drawn].sum(1) / sizes[drawn].sum(1)
     assert linear.std(ddof=1) / math.sqrt(300) == pytest.approx(means.std(), rel=0.05)
+
+
+def test_scores_of_whole_tasks_stand_apart_with_their_notes(store, study):
+    plan = make_plan(study, Request(seeds=2))
+    store.write_plan(plan)
+    task = plan.tasks[0]
+    notes = {f"test/bleu/{task}": "sacrebleu 9", f"test/bert_f1/{task}": "no model"}
+    for trial in plan.trials:
+        value = SCORES[trial.variant] / 2 + 0.01 * trial.seed
+        commit_result(
+            store, trial, 0.5, metrics={f"test/bleu/{task}": value}, scoring={"notes": notes}
+        )
+    table = build_table(gather(store, plan))
+    assert table.other_scores == (f"test/bert_f1/{task}", f"test/bleu/{task}")
+    assert table.row("gatera").others[f"test/bleu/{task}"] == pytest.approx(0.38)
+    text = markdown(table)
+    assert f"| variant | bert_f1, {task} | bleu, {task} |" in text
+    assert "| gatera | — | 38.00 |" in text
+    assert text.count(f"- bert_f1 on {task}: no model") == 1
+
+
+def test_published_scores_are_those_of_the_endpoint():
+    whole = published_table("dialogue", "llama-3-8b")
+    assert whole.averages["hira"] == 47.80
+    by_rouge = whole.by_score("rouge_l")
+    assert by_rouge.averages == {"lora": 11.77, "dora": 11.78, "mora": 11.19, "hira": 14.05}
+    assert by_rouge.tasks == ("rouge_l",)
+    assert whole.by_score("accuracy") == whole
+    accuracy = published_table("commonsense")
+    assert accuracy.by_score("accuracy") == accuracy
+
+
+def test_a_study_has_settings_and_tasks_of_its_own_at_a_scale(study):
+    at_tiny = {"data.tasks": ["world_easy"], "train.max_steps": 7}
+    own = dataclasses.replace(
+        study, study=dataclasses.replace(study.study, at_scale={"tiny": at_tiny})
+    )
+    plan = make_plan(own, Request())
+    assert plan.tasks == ("world_easy",)
+    assert plan.departures == {}
+    assert plan.trials_of("gatera")[0].config["train"]["max_steps"] == 7
+    asked = make_plan(own, Request(tasks=("world_hard",), overrides={"train.max_steps": 9}))
+    assert asked.tasks == ("world_hard",)
+    assert asked.trials_of("gatera")[0].config["train"]["max_steps"] == 9
+    assert make_plan(study, Request()).tasks != plan.tasks
+    with pytest.raises(InputError, match="at_scale names big; the scales are tiny, small, paper"):
+        dataclasses.replace(study.study, at_scale={"big": {}})

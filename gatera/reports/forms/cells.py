@@ -125,6 +125,23 @@ def gate_cells(table: Table) -> Cells:
     return Cells(header, lines)
 
 
+def other_cells(table: Table) -> Cells | None:
+    """Return what else the outputs of a task are worth together; None where nothing is."""
+    names = table.other_scores
+    if not names:
+        return None
+    lines = [
+        [row.variant, *(percent(row.others.get(name)) for name in names)] for row in table.rows
+    ]
+    return Cells(["variant", *(_said_of_task(name) for name in names)], lines)
+
+
+def _said_of_task(name: str) -> str:
+    """Return "<metric>, <task>" of a measure called "test/<metric>/<task>"."""
+    _, metric, task = name.split("/")
+    return f"{metric}, {task}"
+
+
 def signal_cells(table: Table) -> Cells | None:
     """Return how well each endpoint tells the rows apart; None where nothing says."""
     header = ["endpoint", "verdicts rest on it", "between rows", "within a row", "ratio"]

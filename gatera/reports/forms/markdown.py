@@ -12,6 +12,7 @@ from gatera.reports.forms.cells import (
     accuracy_cells,
     contrast_cells,
     gate_cells,
+    other_cells,
     paper_cells,
     signal_cells,
     tuning_cells,
@@ -50,6 +51,8 @@ def markdown(table: Table, *, measured: bool = True, figures: Sequence[str] = ()
         blocks += ["## Tuning", _markdown_table(tuning_cells(table)), _TUNING_READING]
     if table.paper is not None:
         blocks += ["## Against the paper", _markdown_table(paper_cells(table)), _beside(table)]
+    if cells := other_cells(table):
+        blocks += ["## Other scores", _markdown_table(cells), _OTHER_READING]
     if cells := signal_cells(table):
         blocks += ["## Endpoints", _markdown_table(cells), _SIGNAL_READING]
     if notes := footnotes(table):
@@ -157,6 +160,10 @@ def _reaches_too_far(comparison: Comparison) -> bool:
     return any(math.isfinite(end) and abs(end) > 1 for end in ends)
 
 
+_OTHER_READING = (
+    "Scores of all outputs of a task together, in %, mean over seeds. How each was computed, or "
+    "why it is missing, is in the notes. No verdict rests on them."
+)
 _SIGNAL_READING = (
     "How well each score tells rows apart: the standard deviation of the trained rows' averages, "
     "beside that over seeds within a row (pooled over rows), both times 100, and their ratio. "

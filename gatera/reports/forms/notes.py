@@ -22,11 +22,20 @@ def footnotes(table: Table) -> list[str]:
         if silent:
             said = ", ".join(f"{percent(share)} % on {task}" for task, share in silent.items())
             notes.append(f"frozen: outputs without an answer keyword count as wrong: {said}")
+    notes += list(dict.fromkeys(_score_notes(table)))
     notes += [
         f"the rows were not made alike ({field}): {'; '.join(lines)}"
         for field, lines in mixed_provenance(table.record).items()
     ]
     return notes
+
+
+def _score_notes(table: Table) -> Iterator[str]:
+    """Yield how each score of a whole task was computed, or why it was not."""
+    for result in table.record.results:
+        for name, note in result.parts.get("scoring", {}).get("notes", {}).items():
+            _, metric, task = name.split("/")
+            yield f"{metric} on {task}: {note}"
 
 
 def settings(record: StudyRecord) -> list[str]:

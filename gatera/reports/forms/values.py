@@ -63,6 +63,7 @@ def _json_row(row: TableRow, paper: PaperComparison | None, *, measured: bool) -
         "variant": row.variant,
         "seeds": len(row.seeds),
         "scores": dict(row.scores),
+        "other_scores": {name.removeprefix("test/"): v for name, v in row.others.items()},
         "average": row.average,
         "average_sd": row.spread,
         "average_by_seed": {f"seed{seed}": v for seed, v in row.average_by_seed.items()},

@@ -164,10 +164,12 @@ def _selected_rows(loaded: LoadedStudy, names: Sequence[str] | None) -> list[Var
 
 def _shared_config(loaded: LoadedStudy, request: Request) -> dict[str, dict[str, Json]]:
     """Return the configuration that all variants share."""
+    of_scale = dict(loaded.study.at_scale.get(request.scale, {}))
+    of_study = of_scale.pop("data.tasks", loaded.study.tasks)
+    chosen = request.tasks or of_study
     config = scale_defaults(request.scale)
-    config = apply_changes(config, loaded.study.defaults)
-    config = apply_changes(config, split_overrides(request.overrides)[0])
-    chosen = request.tasks or loaded.study.tasks
+    for changes in (loaded.study.defaults, of_scale, split_overrides(request.overrides)[0]):
+        config = apply_changes(config, changes)
     if chosen is not None:
         for task in chosen:
             tasks.scored(task)  # raises for one that does not exist

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from gatera.errors import InputError
 from gatera.studies.plan.plan import Plan
-from gatera.trial import Json
+from gatera.trial import Json, plain
 
 
 def describe_variants(plan: Plan) -> dict[str, Mapping[str, Json]]:
@@ -19,7 +19,7 @@ def describe_variants(plan: Plan) -> dict[str, Mapping[str, Json]]:
         InputError: a backbone or an adapter cannot be built, such as a target module that the
             model does not have.
     """
-    configs = {name: plan.trials_of(name)[0].located_config for name in plan.changes}
+    configs = {name: plain(plan.trials_of(name)[0].located_config) for name in plan.changes}
     request = json.dumps({"configs": list(configs.values())})
     command = [sys.executable, "-m", "gatera.training.parameter_counts"]
     answer = subprocess.run(command, input=request, capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ for the real one was never published.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from gatera.tasks import metrics
 from gatera.tasks.benchmarks.files import Files
 from gatera.tasks.benchmarks.records import lines
 from gatera.tasks.example import Example
-from gatera.tasks.task import CorpusScore, Metric, Task
+from gatera.tasks.task import Task
 
 # A reply has at most 24 words in ConvAI2's validation set, of which some are several tokens.
 MAX_NEW_TOKENS = 48
@@ -91,24 +91,6 @@ def _item(dialogue: _Dialogue, reply: str, cluster: str) -> Example:
     )
 
 
-def _whole(text: str) -> str | None:
-    return text.strip() or None
-
-
-def _closeness(output: str, extracted: str | None, example: Example) -> float:
-    return 0.0 if extracted is None else metrics.rouge_l(extracted, example.answer)
-
-
-def _corpus_metrics(outputs: Sequence[str], rights: Sequence[str]) -> dict[str, CorpusScore]:
-    return {
-        "bleu": metrics.bleu(outputs, rights),
-        **metrics.bert_scores(outputs, rights),
-        "meteor_exact_stem": metrics.meteor_exact_stem(outputs, rights),
-        "distinct_1": metrics.distinct(outputs, 1),
-        "distinct_2": metrics.distinct(outputs, 2),
-    }
-
-
 @dataclass(frozen=True)
 class Benchmark:
     """What tells one benchmark from the others."""
@@ -122,9 +104,9 @@ class Benchmark:
         return Task(
             title=self.title,
             data=Files(name, self.paths, _read_dialogues, form),
-            extract=_whole,
-            metric=Metric("rouge_l", _closeness, has_right_answers=False),
-            corpus_metrics=_corpus_metrics,
+            extract=metrics.whole_text,
+            metric=metrics.ROUGE_L,
+            corpus_metrics=metrics.of_texts,
             max_new_tokens=MAX_NEW_TOKENS,
         )
 

@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from gatera.tasks import find
 from gatera.training.evaluation import scoring
 from gatera.training.evaluation.scoring import Prediction
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the answers to one task are worth together."""
+
+    metrics: dict[str, float]  # "test/<metric>/<task>"
+    # "test/<metric>/<task>" -> how it was computed, or why it could not be
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def of_corpora(scored: Sequence[str], predictions: Sequence[Prediction]) -> Measured:
+    """Return what the outputs of each task are worth together, where it has such metrics."""
+    found = Measured({})
+    for task in scored:
+        if (of_texts := find(task).corpus_metrics) is None:
+            continue
+        outputs = [each.output for each in predictions if each.task == task]
+        rights = [each.answer for each in predictions if each.task == task]
+        for name, score in of_texts(outputs, rights).items():
+            if score.value is not None:
+                found.metrics[f"test/{name}/{task}"] = score.value
+            if score.note:
+                found.notes[f"test/{name}/{task}"] = score.note
+    return found
 
 
 def of_test(

@@ -130,14 +130,16 @@ class _Scoring:
             self._eval.batch_size,
             adapted=is_adapted,
         )
+        of_corpora = measures.of_corpora(self._tasks, predictions)
+        of_items = measures.of_test(self._tasks, predictions, gates)
         return {
-            "metrics": measures.of_test(self._tasks, predictions, gates) | knowledge,
+            "metrics": of_items | of_corpora.metrics | knowledge,
             "gates": gates,
             "parameters": (
                 count_parameters(self._model) if self._trained is None else self._trained.parameters
             ),
             "predictions_sha256": write_predictions(self._folder / PREDICTIONS_FILE, predictions),
-            "provenance": self._provenance(asked, identities),
+            "provenance": {**self._provenance(asked, identities), "notes": of_corpora.notes},
             "measured": {
                 "eval_seconds": time.monotonic() - began,
                 "peak_memory_bytes": stage.peak_memory_bytes(),
