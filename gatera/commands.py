@@ -250,6 +250,7 @@ def write_report(options: argparse.Namespace) -> int:
             "scale": plan.scale,
             "rows": written.rows,
             "contrasts": written.contrasts,
+            "knowledge_at_equal_accuracy": written.matched,
             "order": written.order,
             "files": [str(path) for path in written.files],
         }

@@ -263,6 +263,11 @@ class TrainSettings:
         "The trained weights are the mean of those at the last so many validations; None: those "
         "that validation found best.",
     )
+    knowledge: str | None = setting(
+        None,
+        "Text for the loss on held-out pre-training text at each validation, named as "
+        "eval.knowledge; None: not measured.",
+    )
     validation_max_new_tokens: Count = setting(
         16, "Tokens that an answer to a validation item may have.", tiny=8, paper=32
     )

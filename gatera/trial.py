@@ -125,7 +125,8 @@ class Trial:
             parts["train"] = hashed("train", {"dtype": train["dtype"]})
             return {**parts, "identities": identities}
         identities |= {name: self.identities.get(name) for name in ("template", "items")}
-        identities["sources"] = _of_section("adapter", self.identities.get("sources", {}))
+        named = self.identities.get("sources", {})
+        identities["sources"] = _of_section("adapter", named) | _of_section("train", named)
         parts["adapter"] = hashed("adapter", _as_trained(self.config["adapter"]))
         rest = {name: value for name, value in train.items() if name not in _SEEDS}
         parts["train"] = hashed("train", rest)

@@ -31,6 +31,7 @@ class Curves:
 
     train_loss: tuple[tuple[int, float], ...] = ()  # nats a token
     accuracy: tuple[tuple[int, float], ...] = ()  # on the validation items
+    knowledge: tuple[tuple[int, float], ...] = ()  # loss on held-out text, nats a token
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics as basic
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gatera.reports.endpoints import ENDPOINTS
 from gatera.reports.judging.agreement import PaperComparison, compare_with_paper
 from gatera.reports.judging.comparison import Comparison, Weights, compare, median_spread
 from gatera.reports.judging.diagnosis import Finding, diagnose
+from gatera.reports.judging.matched import MatchedLoss, matched_losses
 from gatera.reports.judging.paired import MeanInterval, PairedDifference, mean_interval
 from gatera.reports.judging.signal import Signal, signal
 from gatera.reports.published import PublishedTable, published_table
@@ -58,6 +59,8 @@ class Table:
     published: PublishedTable | None
     paper: PaperComparison | None  # the rows beside the published ones
     signals: tuple[Signal, ...] = ()  # of each endpoint that all results have
+    # by row: what it lost of pre-trained knowledge at equal accuracy, where that was followed
+    matched: Mapping[str, MatchedLoss] = field(default_factory=dict)
 
     @property
     def tested(self) -> dict[str, Comparison]:
@@ -89,7 +92,9 @@ def build_table(record: StudyRecord) -> Table:
         for row in record.rows
     )
     paper = _beside_paper(record, averages, comparisons, published)
-    return Table(record, rows, contrasts, published, paper, _signals(record))
+    return Table(
+        record, rows, contrasts, published, paper, _signals(record), matched_losses(record)
+    )
 
 
 def _beside_paper(

@@ -8,7 +8,13 @@ from pathlib import Path
 from gatera.reports.forms.figures import write_figures
 from gatera.reports.forms.latex import latex
 from gatera.reports.forms.markdown import markdown
-from gatera.reports.forms.values import contrast_values, csv_text, json_rows, order_values
+from gatera.reports.forms.values import (
+    contrast_values,
+    csv_text,
+    json_rows,
+    matched_values,
+    order_values,
+)
 from gatera.reports.records import StudyRecord, refuse_mixed
 from gatera.reports.tables import build_table
 from gatera.trial import Json
@@ -21,6 +27,7 @@ class WrittenReport:
     markdown: str
     rows: list[dict[str, Json]]
     contrasts: dict[str, Json]  # by name
+    matched: dict[str, Json]  # by row: knowledge lost at equal accuracy
     order: dict[str, Json] | None  # of the rows, beside the published one
     files: tuple[Path, ...]
 
@@ -55,6 +62,11 @@ def write_report(
         path = folder / f"{record.plan_id}.{suffix}"
         path.write_text(content, encoding="utf-8")
         written.append(path)
-    rows = json_rows(table, measured=measured)
-    contrasts = contrast_values(table)
-    return WrittenReport(text, rows, contrasts, order_values(table), (*written, *figures))
+    return WrittenReport(
+        text,
+        json_rows(table, measured=measured),
+        contrast_values(table),
+        matched_values(table),
+        order_values(table),
+        (*written, *figures),
+    )

@@ -445,6 +445,33 @@ def test_gates_learn_at_a_rate_of_their_own(
     assert any(".gatera_gate." in name for name in moved[0.0])
 
 
+def test_held_out_loss_is_followed_where_training_is_asked_to(
+    make_trial: Any, data_root: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the sky is blue with the grass near the snow " * 30)
+    plain, asked = make_trial(), make_trial(train={"knowledge": str(text)})
+    assert plain.training_key != asked.training_key
+    trained = train(asked, tmp_path / "a", data_root=data_root)
+    followed = [line for line in lines_of(tmp_path / "a") if "knowledge/loss" in line]
+    assert [line["step"] for line in followed] == [4, 8]
+    assert all("val/accuracy" in line for line in followed)
+    # One of them is of the weights that are kept, which scoring measures too.
+    scored = make_trial(train={"knowledge": str(text)}, eval={"knowledge": str(text)})
+    result = score(
+        scored,
+        tmp_path / "b",
+        data_root=data_root,
+        trained=trained,
+        adapter=tmp_path / "a" / "adapter",
+    )
+    kept = {line["step"]: line["knowledge/loss"] for line in followed}
+    assert result.metrics["knowledge/loss"] == pytest.approx(kept[trained.metrics["val/step"]])
+    # What is measured beside has no say in the weights.
+    other = train(plain, tmp_path / "c", data_root=data_root)
+    assert other.adapter_sha256 == trained.adapter_sha256
+
+
 def test_the_frozen_backbone_is_scored_alone(
     make_trial: Any, data_root: Path, tmp_path: Path
 ) -> None:

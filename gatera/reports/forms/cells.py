@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gatera.reports.judging.agreement import PaperRow
 from gatera.reports.judging.comparison import Comparison
-from gatera.reports.judging.paired import MeanInterval
+from gatera.reports.judging.paired import MeanInterval, PairedDifference
 from gatera.reports.records import TuningRecord
 from gatera.reports.tables import Table, TableRow
 from gatera.trial import Json
@@ -123,6 +123,30 @@ def gate_cells(table: Table) -> Cells:
                 ]
             )
     return Cells(header, lines)
+
+
+def matched_cells(table: Table) -> Cells | None:
+    """Return what each row lost of pre-trained knowledge at equal accuracy; None where unknown."""
+    header = [
+        "variant",
+        "seeds",
+        "validation accuracy",
+        f"held-out loss, Δ to {table.record.reference} [95 %]",
+        "verdict",
+    ]
+    lines = [
+        [
+            name,
+            str(each.difference.pairs),
+            percent(each.accuracy),
+            _knowledge(each.difference),
+            f"{each.verdict} (p {_p_value(each.adjusted_p)})"
+            if math.isfinite(each.adjusted_p)
+            else "no test",
+        ]
+        for name, each in table.matched.items()
+    ]
+    return Cells(header, lines) if lines else None
 
 
 def other_cells(table: Table) -> Cells | None:
@@ -310,7 +334,7 @@ def _printed_share(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:.6g} %"
 
 
-def _knowledge(lost: MeanInterval | None) -> str:
+def _knowledge(lost: MeanInterval | PairedDifference | None) -> str:
     if lost is None:
         return DASH
     if not math.isfinite(lost.low):

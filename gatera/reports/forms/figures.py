@@ -48,6 +48,9 @@ def _figures(table: Table) -> Iterator[tuple[str, Figure]]:
     followed = [row for row in table.record.rows if any(t.curves.train_loss for t in row.trials)]
     if followed:
         yield "learning_curves", _learning_curves(followed)
+    kept = [row for row in table.record.rows if any(t.curves.knowledge for t in row.trials)]
+    if kept:
+        yield "knowledge", _knowledge(kept)
     binned = [row for row in table.rows if row.gate_histogram]
     if binned:
         yield "gates", _gates(binned)
@@ -97,7 +100,8 @@ def _scores(rows: Sequence[TableRow], record: StudyRecord) -> Figure:
         axes.plot(xs, ys, "o", markersize=4, color=color, label=row.variant)
     axes.set_xticks(range(len(tasks)), list(tasks), rotation=30, ha="right")
     axes.set_ylabel(f"{ENDPOINTS[record.endpoint].axis} (mean over seeds)")
-    axes.set_ylim(-3, 103)
+    if ENDPOINTS[record.endpoint].is_published:
+        axes.set_ylim(-3, 103)
     _legend_outside(axes)
     return figure
 
@@ -115,6 +119,25 @@ def _learning_curves(rows: Sequence[RowRecord]) -> Figure:
     accuracy.set_xlabel("optimizer step")
     accuracy.set_ylabel("validation accuracy, %")
     _legend_outside(accuracy)
+    return figure
+
+
+def _knowledge(rows: Sequence[RowRecord]) -> Figure:
+    """Draw each run's loss on held-out text against its validation accuracy, step by step."""
+    figure = _new_figure(6.4, 4.0)
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows):
+        label: str | None = row.variant
+        for trial in row.trials:
+            losses = dict(trial.curves.knowledge)
+            course = [(100 * right, losses[s]) for s, right in trial.curves.accuracy if s in losses]
+            if course:
+                xs, ys = zip(*course, strict=True)
+                axes.plot(xs, ys, "o-", color=f"C{place}", markersize=3, linewidth=0.8, label=label)
+                label = None  # once a row
+    axes.set_xlabel("validation accuracy, %")
+    axes.set_ylabel("loss on held-out text, nats a token")
+    _legend_outside(axes)
     return figure
 
 

@@ -33,6 +33,21 @@ def contrast_values(table: Table) -> dict[str, Json]:
     }
 
 
+def matched_values(table: Table) -> dict[str, Json]:
+    """Return by row what it lost of pre-trained knowledge at equal accuracy, in nats a token."""
+    return {
+        name: {
+            "validation_accuracy": each.accuracy,
+            "mean": each.difference.mean,
+            "low": _finite(each.difference.low),
+            "high": _finite(each.difference.high),
+            "adjusted_p": _finite(each.adjusted_p),
+            "pairs": each.difference.pairs,
+        }
+        for name, each in table.matched.items()
+    }
+
+
 def csv_text(table: Table, *, measured: bool = True) -> str:
     """Return the rows as CSV; an empty cell is a missing number, explained under `notes`."""
     rows = [_flat(row) for row in json_rows(table, measured=measured)]

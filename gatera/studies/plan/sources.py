@@ -18,7 +18,7 @@ from gatera.tasks.benchmarks import files
 from gatera.trial import Json
 
 OWN_CLASSES = ("adapter.gate", "adapter.delta")  # settings that also name a class by its file
-KNOWLEDGE = "eval.knowledge"
+KNOWLEDGE = ("eval.knowledge", "train.knowledge")  # settings that name a text
 
 _CLASS_PATH = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
 _WIKITEXT_FILES = ("test.txt", "wiki.test.raw", "wiki.test.tokens")
@@ -47,7 +47,7 @@ def without_folder(name: str, value: Json) -> Json:
     """Return a setting's value without the folder of the file that it names."""
     if name in OWN_CLASSES and is_class_path(value):
         return value.rpartition("/")[2]
-    if name == KNOWLEDGE and isinstance(value, str):
+    if name in KNOWLEDGE and isinstance(value, str):
         return Path(value).name
     return value
 
@@ -71,7 +71,8 @@ def locate(
         stated = (located.config.get("adapter") or {}).get(name.partition(".")[2])
         if is_class_path(stated):
             _locate_class(located, name, str(stated), folders)
-    _locate_knowledge(located, folders, data_root, strict)
+    for name in KNOWLEDGE:
+        _locate_knowledge(located, name, folders, data_root, strict)
     return located
 
 
@@ -103,9 +104,9 @@ def _check_defines(setting: str, path: Path, name: str) -> None:
 
 
 def _locate_knowledge(
-    located: Located, folders: Sequence[Path], data_root: Path | None, strict: bool
+    located: Located, name: str, folders: Sequence[Path], data_root: Path | None, strict: bool
 ) -> None:
-    section = located.config["eval"]
+    section = located.config[name.partition(".")[0]]
     stated = section.get("knowledge")
     if stated == "auto":
         embedded = located.config["backbone"]["name"] == "tiny"
@@ -115,16 +116,16 @@ def _locate_knowledge(
         path = _wikitext(data_root, strict)
         if path is None and strict:
             raise InputError(
-                f"{KNOWLEDGE}=wikitext: no wikitext/{_WIKITEXT_FILES[0]} under the data root; put "
+                f"{name}=wikitext: no wikitext/{_WIKITEXT_FILES[0]} under the data root; put "
                 "it there (--data-root), or name a text file."
             )
     elif stated in (None, "world"):
         return
     else:
-        path = _find(KNOWLEDGE, stated, folders)
+        path = _find(name, stated, folders)
         section["knowledge"] = path.name
     if path is not None:
-        _note(located, KNOWLEDGE, path)
+        _note(located, name, path)
 
 
 def _wikitext(data_root: Path | None, strict: bool) -> Path | None:

@@ -14,6 +14,7 @@ from typing import Self
 from gatera.errors import InputError
 from gatera.settings import TUNING
 from gatera.studies.plan.configuration import Range, is_number, with_values
+from gatera.studies.plan.sources import KNOWLEDGE
 from gatera.studies.study import Tuning, Variant
 from gatera.trial import Json, Trial
 
@@ -209,13 +210,15 @@ def tuning_trials(
         values: "section.field" -> value.
     """
     config = with_values(open_trial.config, values)
-    train = {"max_steps": tuning.steps, "epochs": None} if tuning.steps is not None else {}
+    train: dict[str, Json] = {"knowledge": None}
+    if tuning.steps is not None:
+        train |= {"max_steps": tuning.steps, "epochs": None}
     if tuning.validate_every is not None:
         train["validation_every"] = tuning.validate_every
     config["train"] |= train
     config["eval"] = {}
     config["data"]["tasks"] = []
-    sources = {name: path for name, path in open_trial.sources.items() if name != "eval.knowledge"}
+    sources = {name: path for name, path in open_trial.sources.items() if name not in KNOWLEDGE}
     first = dataclasses.replace(
         open_trial,
         seed=_SEED_OFFSET + tuning.seed,

@@ -63,26 +63,25 @@ class Entry:
         """The log-probability of the right option against the others, of items that have some."""
         return _unpacked_items(self.details["log_probabilities"])
 
-    @property
-    def train_loss(self) -> Points:
-        """The course of the training loss."""
-        return _points(self.details["train_loss"])
-
-    @property
-    def accuracy(self) -> Points:
-        """The accuracy on the validation items, each time it was measured."""
-        return _points(self.details["accuracy"])
+    def curve(self, name: str) -> Points:
+        """Return the course of a value that was logged: "train/loss", "val/accuracy", ..."""
+        return _points(self.details["curves"].get(name, ()))
 
 
 def details_of(
-    scores: Items, log_probabilities: Items, train_loss: Points, accuracy: Points
+    scores: Items, log_probabilities: Items, curves: Mapping[str, Points]
 ) -> dict[str, Json]:
-    """Return what a table reads of a trial beside its result, packed for a line of the index."""
+    """Return what a table reads of a trial beside its result, packed for a line of the index.
+
+    Args:
+        scores: What each answer is worth.
+        log_probabilities: Of the right options.
+        curves: The course of "train/loss", "val/accuracy" and "knowledge/loss".
+    """
     return {
         "scores": {task: _packed_items(found) for task, found in scores.items()},
         "log_probabilities": {t: _packed_items(found) for t, found in log_probabilities.items()},
-        "train_loss": train_loss,
-        "accuracy": accuracy,
+        "curves": dict(curves),
     }
 
 

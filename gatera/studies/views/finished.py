@@ -40,9 +40,7 @@ def read_finished(store: Store, trial: Trial) -> Entry:
         newest=store.claims.newest(trial.key),
         seconds=store.seconds(trial.key),
         trained_seconds=_seconds_of_another(store, trial),
-        details=details_of(
-            found.scores, found.log_probabilities, points["train/loss"], points["val/accuracy"]
-        ),
+        details=details_of(found.scores, found.log_probabilities, points),
     )
     store.index.note(trial.key, entry)
     return entry
@@ -79,6 +77,9 @@ def _seconds_of_another(store: Store, trial: Trial) -> float:
     trained = store.weights.recorded(trial.training_key)
     measured = {} if trained is None else trained.measured
     return sum(float(measured.get(name) or 0.0) for name in ("train_seconds", "validation_seconds"))
+
+
+CURVES = ("train/loss", "val/accuracy", "knowledge/loss")  # logged values that tables read
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _check_scores(store: Store, result: TrialResult, found: StoredPredictions) -
 
 def _points(attempts: Iterable[list[dict[str, Json]]]) -> Mapping[str, Points]:
     """Return the curves of a trial; a later attempt's value of a step replaces an earlier's."""
-    found: dict[str, dict[int, float]] = {"train/loss": {}, "val/accuracy": {}}
+    found: dict[str, dict[int, float]] = {name: {} for name in CURVES}
     for lines in attempts:
         for line in lines:
             for name, points in found.items():

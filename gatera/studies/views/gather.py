@@ -18,7 +18,7 @@ from gatera.studies.store.attempts import AttemptRecord
 from gatera.studies.store.snapshot import Snapshot, take_snapshot
 from gatera.studies.store.staleness import stale_files
 from gatera.studies.store.store import Store
-from gatera.studies.views.finished import read_clusters, read_finished
+from gatera.studies.views.finished import CURVES, read_clusters, read_finished
 from gatera.trial import Trial, TrialResult
 
 _LAST_LINES, _LINE = 3, 160  # of a log, in a footnote; characters of each
@@ -174,5 +174,5 @@ def _trial_record(
         entry.result,
         items=entry.log_probabilities if of_options else entry.scores,
         seconds=entry.seconds + entry.trained_seconds,
-        curves=Curves(entry.train_loss, entry.accuracy),
+        curves=Curves(*(entry.curve(name) for name in CURVES)),
     )

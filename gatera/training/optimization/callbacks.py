@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from gatera.training.optimization.module import (
 from gatera.training.optimization.rates import learning_rate_factor
 
 Validate = Callable[[], tuple[float, float]]  # returns (accuracy, loss)
+Measure = Callable[[], Mapping[str, float]]  # returns what else is measured then, by name
 
 RECENT_STEPS = 20  # steps that "train/loss" of a result is the mean of
 
@@ -86,8 +87,11 @@ class Validation(StepCallback):
     Where a mean is kept, validation says what it is worth and decides nothing.
     """
 
-    def __init__(self, state: TrainState, log: MetricsLog, validate: Validate) -> None:
-        self._state, self._log, self._validate = state, log, validate
+    def __init__(
+        self, state: TrainState, log: MetricsLog, validate: Validate, measure: Measure
+    ) -> None:
+        self._state, self._log = state, log
+        self._validate, self._measure = validate, measure
         self.seconds = 0.0
 
     def on_step_end(self, module: AdapterModule) -> None:
@@ -96,9 +100,12 @@ class Validation(StepCallback):
             return
         began = time.monotonic()
         accuracy, loss = self._validate()
+        others = self._measure()
         module.model.train()
         self.seconds += time.monotonic() - began
-        self._log.write("validate", module.step, {"val/accuracy": accuracy, "val/loss": loss})
+        self._log.write(
+            "validate", module.step, {"val/accuracy": accuracy, "val/loss": loss, **others}
+        )
         if module.settings.average_last is not None:
             self._keep_mean(module, module.settings.average_last)
             return

@@ -28,6 +28,7 @@ from gatera.training.attempt_files import ADAPTER_FOLDER, CHECKPOINT_FOLDER, MET
 from gatera.training.data import BatchPlan, TrainingData, encode_cached
 from gatera.training.evaluation import scoring
 from gatera.training.evaluation.choices import may_pack
+from gatera.training.evaluation.knowledge import knowledge_losses
 from gatera.training.evaluation.scoring import Answering, Questions
 from gatera.training.metrics_log import MetricsLog
 from gatera.training.optimization import callbacks, checkpoints
@@ -214,7 +215,9 @@ class _Training:
             callbacks.StepSeeding(self._trial.seeds["dropout_seed"]),
             step_log,
         ]
-        validation = callbacks.Validation(state, log, self._validator(mixture.validation))
+        validation = callbacks.Validation(
+            state, log, self._validator(mixture.validation), self._knowledge
+        )
         hooks += [validation, callbacks.Checkpointing(state, self._folder / CHECKPOINT_FOLDER)]
         if self._stop_file is not None:
             hooks.append(callbacks.StopWhenPruned(self._stop_file))
@@ -274,6 +277,11 @@ class _Training:
 
         return validate
 
+    def _knowledge(self) -> dict[str, float]:
+        """Return the loss on held-out pre-training text, where it is asked for."""
+        source, batch_size = self._settings.knowledge, self._settings.validation_batch_size
+        return knowledge_losses(self.model, self._tokenizer, source, batch_size, adapted=False)
+
     def provenance(self, outcome: _Outcome) -> dict[str, Any]:
         """Return what the weights were computed by, and from what."""
         train, identities = self._config["train"], self._trial.identities
@@ -289,7 +297,7 @@ class _Training:
                 "sources": {
                     name: sha256
                     for name, sha256 in identities.get("sources", {}).items()
-                    if name.startswith("adapter.")
+                    if name.startswith(("adapter.", "train."))
                 },
             },
             "dropped_items": self._dropped_items,

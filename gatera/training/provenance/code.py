@@ -58,7 +58,7 @@ def answering_code(config: Mapping[str, Any], task: str) -> dict[str, str]:
     """Return the files that answering the items of one task loads, as `training_code` does."""
     data = {**config["data"], "tasks": [task]}
     package = _package()
-    return package.files(_ANSWERING_ROOTS, package.names({**config, "data": data}, [task]))
+    return package.files(_ANSWERING_ROOTS, package.names({**config, "data": data}, [task], None))
 
 
 def files_sha256(files: Mapping[str, str]) -> str:

@@ -76,6 +76,7 @@ _MODULES: Mapping[str, Callable[[Names], bool]] = {
     "gatera.backbones.smollm2": lambda names: names.backbone == "smollm2",
     "gatera.backbones.hub": lambda names: names.backbone not in ("tiny", "smollm2"),
     "gatera.tasks.held_out": lambda names: names.knowledge == "world",
+    "gatera.training.evaluation.knowledge": lambda names: names.knowledge is not None,
 }
 
 
@@ -134,8 +135,10 @@ class Package:
             self._paths[name] = within.as_posix()
             self._sources[name] = path.read_bytes()
 
-    def names(self, config: Mapping[str, Any], tasks: Collection[str]) -> Names:
-        """Return the names by which a configuration, with these tasks, chooses code."""
+    def names(
+        self, config: Mapping[str, Any], tasks: Collection[str], knowledge: str | None
+    ) -> Names:
+        """Return the names by which a configuration, with these tasks and text, chooses code."""
         adapter = config["adapter"]
         chosen = frozenset(tasks)
         return Names(
@@ -146,7 +149,7 @@ class Package:
             template=config["data"]["template"],
             tasks=chosen,
             task_families=self._task_families(chosen),
-            knowledge=config.get("eval", {}).get("knowledge"),
+            knowledge=knowledge,
         )
 
     def _task_families(self, chosen: frozenset[str]) -> frozenset[str]:
@@ -184,7 +187,8 @@ class Package:
         key = (id(config), roots, field)
         known = self._of.get(key)
         if known is None or known[0] is not config:
-            names = self.names(config, config["data"][field])
+            section = config.get("train" if field == "train_tasks" else "eval", {})
+            names = self.names(config, config["data"][field], section.get("knowledge"))
             known = self._of[key] = (config, self.files(roots, names))
         return known[1]
 

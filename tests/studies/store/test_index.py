@@ -76,13 +76,17 @@ def test_what_is_indexed_is_not_read_again_and_is_the_same(filled, plan, opened)
 def test_values_of_items_are_packed_and_unpacked():
     scores = {"asked": {0: 1.0, 1: 0.0, 2: 1.0}, "cut": {3: 0.0, 11: 1.0}, "texts": {0: 0.25}}
     weighed = {"asked": {0: -0.1, 1: -1e-9, 12: -700.123456}}
-    details = json.loads(json.dumps(details_of(scores, weighed, (), ())))
+    details = json.loads(
+        json.dumps(details_of(scores, weighed, {"train/loss": ((1, 0.5), (20, 0.25))}))
+    )
     entry = Entry(None, "", None, True, 1, 0.0, 0.0, details)
     assert entry.scores == scores
     (found,) = entry.log_probabilities.values()
     assert list(found) == [0, 1, 12]
     assert list(found.values()) == pytest.approx([-0.1, -1e-9, -700.123456], rel=1e-6)
     assert details["scores"]["asked"][1:] == ["digits", "101"]
+    assert entry.curve("train/loss") == ((1, 0.5), (20, 0.25))
+    assert entry.curve("val/accuracy") == ()
 
 
 def test_scores_that_are_not_those_of_the_predictions_are_refused(filled, plan):
