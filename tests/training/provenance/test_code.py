@@ -358,6 +358,15 @@ def code_here(config: dict[str, Any]) -> dict[str, str]:
     return training_code(config) | scoring_code(config)
 
 
+def test_what_is_measured_beside_training_counts_where_it_is_asked_for() -> None:
+    scored = changed(CONFIG, eval_knowledge="world")
+    assert training_code(scored) == training_code(CONFIG)
+    followed = changed(CONFIG, train_knowledge="world")
+    new = changed_files(training_code(CONFIG), training_code(followed))
+    assert new == ["gatera/tasks/held_out.py", "gatera/training/evaluation/knowledge.py"]
+    assert scoring_code(followed) == scoring_code(CONFIG)
+
+
 def test_a_class_of_ones_own_counts_all_that_it_may_derive_from() -> None:
     own = set(code_here(changed(CONFIG, adapter_gate="mine.py:Mine")))
     assert {f"gatera/adapter/gates/{name}.py" for name in ("token", "mlp", "attention")} <= own
@@ -375,7 +384,11 @@ def test_the_backbone_and_the_kind_of_tasks_choose_their_files() -> None:
         "gatera/tasks/benchmarks/commonsense_hub.py",
     } <= set(real)
     told = code_here(changed(REAL, eval_knowledge="world"))
-    assert changed_files(real, told) == ["gatera/backbones/world.py", "gatera/tasks/held_out.py"]
+    assert changed_files(real, told) == [
+        "gatera/backbones/world.py",
+        "gatera/tasks/held_out.py",
+        "gatera/training/evaluation/knowledge.py",
+    ]
     for name, file in (
         ("tiny", "tiny"),
         ("smollm2", "smollm2"),
@@ -440,7 +453,7 @@ def test_all_that_a_run_imports_counts_or_is_known_not_to() -> None:
     empty = {m for m in loaded if tree_sha256(package._sources[m]) == tree_sha256("")}
     not_chosen = {
         *(m for m in loaded if m.startswith("gatera.tasks.benchmarks.")),
-        "gatera.tasks.held_out",
+        *("gatera.tasks.held_out", "gatera.training.evaluation.knowledge"),
         "gatera.tasks.metrics",  # of dialogue alone
         *(f"gatera.adapter.updates.{name}" for name in ("lora", "dora", "mora", "hilora")),
         "gatera.adapter.kernels.low_rank",  # of lora alone
@@ -481,7 +494,7 @@ def test_the_declarations_name_what_exists() -> None:
         assert package.table_keys(module, variable)
     with pytest.raises(LookupError, match="no dict literal MISSING"):
         package.table_keys("gatera.tasks.world_families", "MISSING")
-    names = package.names(CONFIG, [])
+    names = package.names(CONFIG, [], None)
     with pytest.raises(LookupError, match="there is no module"):
         package.files(["gatera.missing"], names)
 
