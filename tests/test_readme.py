@@ -58,6 +58,8 @@ def test_a_command_of_the_readme_runs(command, folder, tmp_path):
     assert [python, dash_m, module] == ["python", "-m", "gatera.studies"]
     if verb == "ui":
         pytest.skip("a server; test_the_ui_answers_on_localhost starts and stops it")
+    if "--all" in arguments:
+        pytest.skip("hours: test_every_study.py runs them all, cut short")
     if "small" in arguments:
         pytest.skip("needs the wheel of SmolLM2 and minutes: test_small_scale.py, marked slow")
     if verb == "run" or "ablation_table5" in arguments[:1]:
