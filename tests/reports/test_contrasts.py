@@ -178,7 +178,8 @@ def test_json_has_the_contrasts_of_a_shipped_study(tmp_path, monkeypatch, capsys
     arguments = ["report", "coverage_table4", "--seeds", "2", "--store", str(store.folder)]
     assert cli.main([*arguments, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert list(answer["contrasts"]) == ["gate on FC", "gate on QKV", "gate on QKV + FC"]
+    parts = ("FC", "QKV", "Q", "K", "V", "QK", "QV", "QKV + FC")
+    assert list(answer["contrasts"]) == [f"gate on {part}" for part in parts]
     assert answer["contrasts"]["gate on FC"]["pairs"] == 2
 
 

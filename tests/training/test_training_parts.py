@@ -105,6 +105,15 @@ def test_outputs_without_keyword_count_as_wrong() -> None:
         "test/accuracy": pytest.approx(1 / 3),
         "test/log_probability": pytest.approx(-0.4),
     }
+    reply = Prediction("convai2", 0, "", "hello there", "hello there", "hello you", None, 0.5, None)
+    both = measures.of_test(["boolq", "convai2"], [*predictions, reply], {})
+    assert both["test/rouge_l/convai2"] == both["test/rouge_l"] == 0.5
+    assert both["test/accuracy"] == pytest.approx(1 / 3)
+    corpora = measures.of_corpora(["boolq", "convai2"], [*predictions, reply])
+    assert corpora.metrics["test/distinct_1/convai2"] == 1.0
+    assert not [name for name in corpora.metrics if name.endswith("/boolq")]
+    assert "sacrebleu" in corpora.notes["test/bleu/convai2"]
+    assert "test/bert_f1/convai2" in corpora.metrics.keys() | corpora.notes.keys()
     unweighed = [dataclasses.replace(predictions[0], log_probability=None), *predictions[1:]]
     assert "test/log_probability/boolq" not in measures.of_test(["boolq"], unweighed, {})
 

@@ -180,20 +180,22 @@ class OptunaView:
 
     @property
     def _metric(self) -> str:
-        return "val/accuracy" if self._plan.is_tuning else "test/accuracy"
+        return "val/accuracy" if self._plan.is_tuning else f"test/{self._plan.endpoint}"
 
     def _frozen(self, trial: Trial, ending: _Ending) -> FrozenTrial:
         """Return a trial that has ended as Optuna has it."""
         fields, space = flat_fields(trial.config), self._space[trial.variant]
         courses = validations(self._store, trial.key)
         accuracies = {step: each.accuracy for step, each in sorted(courses.items())}
-        value = None
+        value, state = None, ending.state
         if ending.result is not None:
-            value = float(ending.result.metrics[self._metric])
+            value = ending.result.metrics.get(self._metric)
+            if value is None:  # of code that did not measure it yet
+                state = TrialState.FAIL
         elif ending.state == TrialState.PRUNED and accuracies:
             value = accuracies[max(accuracies)]  # as Optuna's own
         frozen = create_trial(
-            state=ending.state,
+            state=state,
             value=value,
             params={name: _value(fields[name], each) for name, each in space.items()},
             distributions=space,

@@ -43,7 +43,7 @@ def of_test(
     metrics: dict[str, float] = {}
     for task in scored:
         metrics |= _of_task(task, [each for each in predictions if each.task == task])
-    for name in ("accuracy", "log_probability"):
+    for name in dict.fromkeys([*(find(task).metric.name for task in scored), "log_probability"]):
         found = [metrics.get(f"test/{name}/{task}") for task in scored]
         if known := [each for each in found if each is not None]:
             metrics[f"test/{name}"] = sum(known) / len(known)
