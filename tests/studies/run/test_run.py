@@ -63,7 +63,8 @@ def test_every_prediction_is_kept(finished):
         result = json.loads(path.read_text())
         attempt = path.parent / "attempts" / str(result["attempt"])
         frame = pd.read_parquet(attempt / "predictions.parquet")
-        assert list(frame.columns) == ["task", "index", "output", "extracted", "answer", "correct"]
+        texts = ["task", "index", "cluster", "output", "extracted", "answer"]
+        assert list(frame.columns) == [*texts, "correct", "score", "log_probability"]
         assert len(frame) == 2 * len(result["config"]["data"]["tasks"])
         by_task = frame.groupby("task")["correct"].mean()
         for task, accuracy in by_task.items():
