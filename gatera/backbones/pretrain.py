@@ -33,11 +33,15 @@ SHARES = {
     "repeat": 0.2,
     "drill": 0.7,
     "statements": 0.8,
-    "open": 1.2,
+    "open": 0.8,
     "choice": 1.0,
     "completion": 1.0,
     "unlike": 1.0,
-    "claim": 1.5,
+    "claim": 1.2,
+    "second": 0.8,
+    "dictionary": 0.1,
+    "sums": 0.6,
+    "doings": 0.2,
     "filler": 0.1,
 }
 MEASURED = tuple(kind for kind in SHARES if kind != "filler")
@@ -52,8 +56,8 @@ class Schedule:
     chance on the task families.
     """
 
-    steps: int = 1900
-    cosine_steps: int = 4000  # step at which the learning rate would be 0
+    steps: int = 2200
+    cosine_steps: int = 4400  # step at which the learning rate would be 0
     learning_rate: float = 2e-3  # the largest, reached after the warm-up
     warmup_steps: int = 100
     rows: int = 32  # sequences in a batch

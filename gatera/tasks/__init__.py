@@ -36,7 +36,8 @@ DATA_ROOT_VARIABLE = "GATERA_DATA_ROOT"
 
 def names() -> tuple[str, ...]:
     """Return the tasks that can be scored: the real benchmarks, then the embedded families."""
-    return (*commonsense.BENCHMARKS, *world_families.FAMILIES)
+    embedded = (task for task, family in world_families.FAMILIES.items() if family.keywords)
+    return (*commonsense.BENCHMARKS, *embedded)
 
 
 def keywords(task: str) -> tuple[str, ...]:
@@ -45,7 +46,7 @@ def keywords(task: str) -> tuple[str, ...]:
     Raises:
         InputError: the task is unknown, or only trained on.
     """
-    if task in world_families.FAMILIES:
+    if task in world_families.FAMILIES and world_families.FAMILIES[task].keywords:
         return world_families.FAMILIES[task].keywords
     if task in commonsense.BENCHMARKS:
         return commonsense.BENCHMARKS[task].keywords
@@ -142,5 +143,5 @@ def check(task: str, split: str) -> None:
             f"{task} is a training set and has no test split; it can stand in data.train_tasks, "
             f"not among the tasks that are scored: {', '.join(names())}."
         )
-    if task != commonsense.JOINT_TRAINING_SET:
+    if task != commonsense.JOINT_TRAINING_SET and task not in world_families.FAMILIES:
         keywords(task)

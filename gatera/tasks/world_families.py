@@ -1,6 +1,7 @@
-"""Eight task families about the embedded world, in the benchmarks' instruction format.
+"""Task families about the embedded world, in the benchmarks' instruction format.
 
-Holds what the families are and their items; `world_items` says how an item is written. Prompts,
+Nine are choices, one of them in the world's second language; two are answered in free text, in the
+manner of persona dialogue and of grade-school sums. Holds what the families are and their items; `world_items` says how an item is written. Prompts,
 decoding and extraction are those of the real benchmarks.
 """
 
@@ -12,7 +13,18 @@ from random import Random
 from gatera.backbones import world
 from gatera.errors import InputError
 from gatera.tasks.example import Example
-from gatera.tasks.world_items import Family, Writer, about, blank, hard, place, truth
+from gatera.tasks.world_items import (
+    Family,
+    Writer,
+    about,
+    blank,
+    hard,
+    place,
+    reply,
+    second,
+    story,
+    truth,
+)
 
 FAMILIES: dict[str, Family] = {
     "world_truth": Family(("true", "false"), truth),
@@ -31,6 +43,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "world_hard": Family(world.LABELS["answer"][:4], hard),
     "world_place": Family(world.LABELS["answer"], place),
+    "world_second": Family(world.LABELS["answer"][:4], second),
+    "world_reply": Family((), reply),
+    "world_sum": Family((), story),
 }
 SIZES = {"train": 300, "validation": 15, "test": 96}  # items of one family
 

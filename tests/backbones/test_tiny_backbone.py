@@ -108,6 +108,8 @@ def test_the_frozen_backbone_stays_at_or_below_chance_in_the_task_format(backbon
     model, tokenizer = backbone
     for task, family in families.FAMILIES.items():
         keywords = family.keywords
+        if not keywords:
+            continue  # free text
         items = families.load(task, "validation")
         prompts = [tokenizer(render_prompt("alpaca", item))["input_ids"] for item in items]
         batches = generate(model, tokenizer, prompts, Decoding(max_new_tokens=16))

@@ -8,9 +8,9 @@ from gatera.reports.forms.values import json_rows, order_values
 from gatera.reports.published import published_table
 from gatera.reports.tables import build_table
 from gatera.studies.views.gather import gather
-from gatera.tasks.world_families import FAMILIES
+from gatera.settings import scale_defaults
 
-TINY_TASKS = tuple(FAMILIES)
+TINY_TASKS = tuple(scale_defaults("tiny")["data"]["tasks"])
 
 # Averages by seed. Published: hira 86.72, static_gate 86.97, gatera 87.53.
 SCORES = {
