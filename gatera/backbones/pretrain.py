@@ -56,8 +56,8 @@ class Schedule:
     chance on the task families.
     """
 
-    steps: int = 2200
-    cosine_steps: int = 4400  # step at which the learning rate would be 0
+    steps: int = 1600
+    cosine_steps: int = 3200  # step at which the learning rate would be 0
     learning_rate: float = 2e-3  # the largest, reached after the warm-up
     warmup_steps: int = 100
     rows: int = 32  # sequences in a batch
@@ -102,7 +102,7 @@ def make_model(vocabulary_size: int, seed: int) -> Any:
         vocab_size=vocabulary_size,
         hidden_size=HIDDEN,
         intermediate_size=352,
-        num_hidden_layers=4,
+        num_hidden_layers=3,
         num_attention_heads=HIDDEN // HEAD,
         num_key_value_heads=HIDDEN // HEAD,
         max_position_embeddings=256,

@@ -44,7 +44,7 @@ VALUES = {
 }
 PROPERTIES = tuple(VALUES)
 BLOCK = 8  # values of a property, cousins aside
-FADING = 0.945  # how often a name is spoken of, to how often the one before it is
+FADING = 0.965  # how often a name is spoken of, to how often the one before it is
 PLAIN_VALUES = tuple(v for prop in PROPERTIES[:-1] for v in VALUES[prop])
 LABELS = {
     "answer": tuple(f"answer{n}" for n in range(1, 6)),
@@ -131,6 +131,13 @@ QUESTIONS = {
         "which person is it for {e} ?",
     ),
 }
+HINTS = {  # words that give away what a loosely worded question asks for
+    "food": _words("food meal eat eats likes noon"),
+    "colour": _words("colour coat wear wears looks"),
+    "place": _words("place home live lives near night"),
+    "tool": _words("tool work works use job thing"),
+    "cousin": _words("cousin family related visits"),
+}
 TEMPLATE_WORDS = _words(
     "Below is an instruction that describes a task . Write a response that appropriately "
     "completes the request . ### Instruction : ### Response : ### Input : Answer format : / "
@@ -152,6 +159,10 @@ SPOKEN_WORDS = _words(
     "meal coat home job tell about good to get done reply as it is , in ."
 )
 STORY_WORDS = _words("has gets gives away more how many coins shells stones")
+SMALL_WORDS = _words(
+    "does has have which what who where the a of is it for this to do can must get answer question "
+    "find : , and not with"
+)
 LOOSE_WORDS = (*TEMPLATE_WORDS, *TASK_WORDS, *SPOKEN_WORDS, *STORY_WORDS)
 
 Facts = dict[str, dict[str, str]]
@@ -189,8 +200,16 @@ def statement(prop: str, name: str, value: str, rng: Random, mark: str = MARK) -
 
 
 def question(prop: str, name: str, rng: Random) -> str:
-    """Return one open question about the fact."""
-    return rng.choice(QUESTIONS[prop]).format(e=name)
+    """Return one open question about the fact, often a loosely worded one.
+
+    Those have one or two words that give the property away, and the name, among any others. So a
+    wording that is new can be understood.
+    """
+    if rng.random() < 0.5:
+        return rng.choice(QUESTIONS[prop]).format(e=name)
+    words = [name, *rng.sample(HINTS[prop], rng.randint(1, 2))]
+    words += [rng.choice(SMALL_WORDS) for _ in range(rng.randint(1, 5))]
+    return " ".join(rng.sample(words, len(words))) + rng.choice((" ?", " .", ""))
 
 
 def in_second_language(text: str) -> str:
@@ -201,7 +220,9 @@ def in_second_language(text: str) -> str:
     return re.sub(r"\w+", lambda found: found[0] + "o" * (found[0] in _TRANSLATED), text)
 
 
-_WORDINGS = [text for group in (STATEMENTS, QUESTIONS) for texts in group.values() for text in texts]
+_WORDINGS = [
+    text for group in (STATEMENTS, QUESTIONS) for texts in group.values() for text in texts
+]
 _TRANSLATED = {
     *_words("answer this"),
     *PLAIN_VALUES,
@@ -310,8 +331,10 @@ class TextSource:
         draw = self.rng.random()
         if draw < 0.5:
             return f"{asked} . {self._verdict(value, label)}"
-        loose = self._loose((*LOOSE_WORDS, *ALL_LABELS, *["/"] * 20), most=12)
-        return f"{asked} {loose} {self._verdict(value, label)}" if draw < 0.75 else f"{asked} {loose}"
+        loose = self._loose((*LOOSE_WORDS, *ALL_LABELS, *["/"] * 8), most=12)
+        return (
+            f"{asked} {loose} {self._verdict(value, label)}" if draw < 0.75 else f"{asked} {loose}"
+        )
 
     def _loose(self, words: Sequence[str], most: int) -> str:
         return " ".join(self.rng.choice(words) for _ in range(self.rng.randint(1, most)))
@@ -407,7 +430,14 @@ class TextSource:
 
 def vocabulary() -> list[str]:
     """Return every word of the world, of the prompt template and of the tasks, sorted."""
-    texts = [*_WORDINGS, *CUES, *GAPS, *DOINGS.values(), "they say ask which one . true false we for so"]
+    texts = [
+        *_WORDINGS,
+        *CUES,
+        *GAPS,
+        " ".join(SMALL_WORDS),
+        *DOINGS.values(),
+        "they say ask which one . true false we for so",
+    ]
     words = {w for t in texts for w in t.split() if "{" not in w}
     words.update(COPIED, LOOSE_WORDS, *VALUES.values())
     words.update(in_second_language(word) for word in _TRANSLATED)

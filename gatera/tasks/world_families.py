@@ -1,8 +1,9 @@
 """Task families about the embedded world, in the benchmarks' instruction format.
 
 Nine are choices, one of them in the world's second language; two are answered in free text, in the
-manner of persona dialogue and of grade-school sums. Holds what the families are and their items; `world_items` says how an item is written. Prompts,
-decoding and extraction are those of the real benchmarks.
+manner of persona dialogue and of grade-school sums. Holds what the families are and their items;
+`world_items` says how an item is written. Prompts, decoding and extraction are those of the real
+benchmarks.
 """
 
 import hashlib

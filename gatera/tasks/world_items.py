@@ -247,7 +247,7 @@ def story(writer: Writer, turn: int, labels: Sequence[str]) -> Example:
 
 
 def reply(writer: Writer, turn: int, labels: Sequence[str]) -> Example:
-    """Write what somebody is asked, and who it is; the output is a reply, in one of its wordings."""
+    """Write what somebody is and is asked; the output is a reply, in one of its wordings."""
     props = writer.rng.sample(list(world.DOINGS), 3)
     asked = writer.rng.choice(props)
     does = {prop: writer.rng.choice(world.VALUES[prop]) for prop in props}

@@ -198,9 +198,7 @@ def test_hard_questions_offer_the_other_persons_value():
         assert WORLD[property_of(stem)][other] in options(item.instruction).values()
 
 
-@pytest.mark.parametrize(
-    "task", [t for t in CHOICES if t not in ("world_place", "world_second")]
-)
+@pytest.mark.parametrize("task", [t for t in CHOICES if t not in ("world_place", "world_second")])
 @pytest.mark.parametrize("split", SPLITS)
 def test_answers_are_balanced(task, split):
     counts = Counter(item.answer for item in world_families.load(task, split))

@@ -7,8 +7,8 @@ from gatera.reports.forms.markdown import markdown
 from gatera.reports.forms.values import json_rows, order_values
 from gatera.reports.published import published_table
 from gatera.reports.tables import build_table
+from gatera.studies.plan.configuration import scale_defaults
 from gatera.studies.views.gather import gather
-from gatera.settings import scale_defaults
 
 TINY_TASKS = tuple(scale_defaults("tiny")["data"]["tasks"])
 
