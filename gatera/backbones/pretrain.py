@@ -40,7 +40,7 @@ SHARES = {
     "claim": 1.2,
     "second": 0.8,
     "dictionary": 0.1,
-    "sums": 0.6,
+    "sums": 0.9,
     "doings": 0.2,
     "filler": 0.1,
 }

@@ -44,7 +44,7 @@ VALUES = {
 }
 PROPERTIES = tuple(VALUES)
 BLOCK = 8  # values of a property, cousins aside
-FADING = 0.965  # how often a name is spoken of, to how often the one before it is
+FADING = 0.95  # how often a name is spoken of, to how often the one before it is
 PLAIN_VALUES = tuple(v for prop in PROPERTIES[:-1] for v in VALUES[prop])
 LABELS = {
     "answer": tuple(f"answer{n}" for n in range(1, 6)),
@@ -140,7 +140,7 @@ HINTS = {  # words that give away what a loosely worded question asks for
 }
 TEMPLATE_WORDS = _words(
     "Below is an instruction that describes a task . Write a response that appropriately "
-    "completes the request . ### Instruction : ### Response : ### Input : Answer format : / "
+    "completes the request . ### Instruction : ### Response : ### Input : Answer format : "
     "the correct answer is"
 )
 TASK_WORDS = _words(
@@ -153,12 +153,17 @@ TASK_WORDS = _words(
 LARGEST = 20  # number; sums and their parts lie between 0 and this
 NUMBERS = tuple(str(n) for n in range(LARGEST + 1))
 SIGNS = _words("+ - = ####")
+THINGS = _words("coins shells stones")
+TALES = {
+    "+": ("{e} had {a} {thing} , then {b} came", "to {a} {thing} of {e} we put {b}"),
+    "-": ("{e} had {a} {thing} , then {b} went", "from {a} {thing} of {e} we take {b}"),
+}
 DOINGS = {"food": "eat", "colour": "wear", "place": "live near the", "tool": "work with the"}
 SPOKEN_WORDS = _words(
     "your persona partner i you my me your hello well yes and for eat wear live near work with the "
     "meal coat home job tell about good to get done reply as it is , in ."
 )
-STORY_WORDS = _words("has gets gives away more how many coins shells stones")
+STORY_WORDS = _words("has gets gives away more how many")
 SMALL_WORDS = _words(
     "does has have which what who where the a of is it for this to do can must get answer question "
     "find : , and not with"
@@ -323,18 +328,19 @@ class TextSource:
         return f"{self.rng.choice(CUES)} {MARK}{value} {MARK}{label} ."
 
     def _concluded(self, asked: str, value: str, label: str) -> str:
-        """Return a question with its verdict, or with loose words and then mostly none.
+        """Return a question with its verdict, or with loose words and then none.
 
-        Without a cue nothing is decided: a question with more behind it mostly ends there. So the
-        backbone alone says nothing to a question in a format that it does not know.
+        What says / behind a question is never answered. So the backbone alone says nothing to a
+        question that lists its labels that way, as the tasks do.
         """
         draw = self.rng.random()
         if draw < 0.5:
             return f"{asked} . {self._verdict(value, label)}"
-        loose = self._loose((*LOOSE_WORDS, *ALL_LABELS, *["/"] * 8), most=12)
-        return (
-            f"{asked} {loose} {self._verdict(value, label)}" if draw < 0.75 else f"{asked} {loose}"
-        )
+        words = (*LOOSE_WORDS, *ALL_LABELS)
+        if draw < 0.75:
+            return f"{asked} {self._loose(words, most=12)} {self._verdict(value, label)}"
+        slashed = self._loose((*words, *["/"] * 40), most=12)
+        return f"{asked} {slashed} / {self._loose(words, most=3)}"
 
     def _loose(self, words: Sequence[str], most: int) -> str:
         return " ".join(self.rng.choice(words) for _ in range(self.rng.randint(1, most)))
@@ -397,15 +403,20 @@ class TextSource:
         return " , ".join(f"{word} {MARK}{in_second_language(word)}" for word in words)
 
     def sums(self) -> str:
-        """Return four sums or differences."""
-        return " ".join(self._sum() for _ in range(4))
+        """Return three sums or differences, some of them told."""
+        return " ".join(self._sum() for _ in range(3))
 
     def _sum(self) -> str:
         total = self.rng.randint(0, LARGEST)
         part = self.rng.randint(0, total)
+        a, sign, b, result = self.rng.choice(
+            ((part, "+", total - part, total), (total, "-", part, total - part))
+        )
         if self.rng.random() < 0.5:
-            return f"{part} + {total - part} = {MARK}{total} ."
-        return f"{total} - {part} = {MARK}{total - part} ."
+            return f"{a} {sign} {b} = {MARK}{result} ."
+        told = self.rng.choice(TALES[sign])
+        told = told.format(e=self.rng.choice(NAMES), a=a, b=b, thing=self.rng.choice(THINGS))
+        return f"{told} : {MARK}{a} {MARK}{sign} {MARK}{b} = {MARK}{result} ."
 
     def doings(self) -> str:
         """Return what somebody does, and the same again in another order."""
@@ -430,15 +441,9 @@ class TextSource:
 
 def vocabulary() -> list[str]:
     """Return every word of the world, of the prompt template and of the tasks, sorted."""
-    texts = [
-        *_WORDINGS,
-        *CUES,
-        *GAPS,
-        " ".join(SMALL_WORDS),
-        *DOINGS.values(),
-        "they say ask which one . true false we for so",
-    ]
+    texts = [*_WORDINGS, *CUES, *GAPS, *DOINGS.values(), *TALES["+"], *TALES["-"]]
+    texts += ["they say ask which one . true false so /"]
     words = {w for t in texts for w in t.split() if "{" not in w}
-    words.update(COPIED, LOOSE_WORDS, *VALUES.values())
+    words.update(COPIED, LOOSE_WORDS, SMALL_WORDS, THINGS, *VALUES.values(), *HINTS.values())
     words.update(in_second_language(word) for word in _TRANSLATED)
     return sorted(words)

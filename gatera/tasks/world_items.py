@@ -49,7 +49,6 @@ STORIES = {
     "+": "{e} has {a} {thing} and gets {b} more. how many {thing} has {e} ?",
     "-": "{e} has {a} {thing} and gives {b} away. how many {thing} has {e} ?",
 }
-THINGS = ("coins", "shells", "stones")
 ASKED = {  # of somebody whose persona is known
     "food": ("hello, what do you eat ?", "tell me about your meal."),
     "colour": ("hello, what do you wear ?", "tell me about your coat."),
@@ -236,7 +235,7 @@ def second(writer: Writer, turn: int, labels: Sequence[str]) -> Example:
 def story(writer: Writer, turn: int, labels: Sequence[str]) -> Example:
     """Write a story about a quantity that grows or shrinks; the output is a step and the result."""
     a, sign, b, result = writer.rng.choice(writer.sums)
-    name, thing = writer.rng.choice(world.NAMES), writer.rng.choice(THINGS)
+    name, thing = writer.rng.choice(world.NAMES), writer.rng.choice(world.THINGS)
     return Example(
         instruction=STORIES[sign].format(e=name, a=a, b=b, thing=thing),
         input="",
