@@ -188,7 +188,7 @@ class TrainSettings:
     """How an adapter is trained, and validated meanwhile."""
 
     learning_rate: NonNegative = setting(
-        1e-3, "The highest of the schedule.", tiny=2e-2, small=4e-3
+        1e-3, "The highest of the schedule.", tiny=1e-2, small=4e-3
     )
     gate_learning_rate_factor: NonNegative = setting(
         1.0, "The gates learn at learning_rate times this; 0 leaves them as they began."
@@ -197,7 +197,7 @@ class TrainSettings:
         0.01,  # the paper states none
         "λ: nats of gate entropy are added to the loss with this factor.",
     )
-    batch_size: Count = setting(32, "Items that an optimizer step sees.", small=16)
+    batch_size: Count = setting(32, "Items that an optimizer step sees.", tiny=8, small=16)
     accumulation: Count = setting(
         1,
         "Forward passes that such a batch is split into, to save memory.",
@@ -230,7 +230,7 @@ class TrainSettings:
         512, "Of prompt and response; what exceeds is cut from the prompt's front.", tiny=128
     )
     checkpoint_every: Count = setting(
-        80, "Optimizer steps between checkpoints.", in_key=False, tiny=20
+        80, "Optimizer steps between checkpoints.", in_key=False, tiny=40
     )
     gradient_checkpointing: bool = setting(
         False,
@@ -269,7 +269,7 @@ class TrainSettings:
         "eval.knowledge; None: not measured.",
     )
     validation_max_new_tokens: Count = setting(
-        16, "Tokens that an answer to a validation item may have.", tiny=8, paper=32
+        16, "Tokens that an answer to a validation item may have.", tiny=12, paper=32
     )
     validation_batch_size: Count = setting(
         64,
@@ -298,7 +298,7 @@ class EvalSettings:
         None, "Items of each test set, the first by content hash; None: all."
     )
     beams: Count = setting(1, "Beams of the search for an answer; 1: greedy.", paper=4)
-    max_new_tokens: Count = setting(16, "Tokens that an answer may have.", tiny=8, paper=32)
+    max_new_tokens: Count = setting(16, "Tokens that an answer may have.", tiny=12, paper=32)
     method: Literal["generate", "choice"] = setting(
         "generate",
         "'generate': the answer is read out of the text that is generated. 'choice': the answer to "
@@ -321,7 +321,7 @@ class EvalSettings:
 class DataSettings:
     """What is trained on and scored."""
 
-    template: str = setting("alpaca", "Wording of the prompt: alpaca or plain.")
+    template: str = setting("alpaca", "Wording of the prompt: alpaca or plain.", tiny="plain")
     tasks: Names = setting(
         [],
         "The tasks that are scored; --tasks sets it.",

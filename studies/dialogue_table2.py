@@ -15,7 +15,11 @@ STUDY = Study(
     reference="gatera",
     endpoint="rouge_l",
     at_scale={
-        "tiny": {"data.tasks": ["world_reply"], "data.train_tasks": ["world_reply"]},
+        "tiny": {
+            "data.tasks": ["world_reply"],
+            "data.train_tasks": ["world_reply"],
+            "train.validation_items": 15,  # all that the family holds out
+        },
         "small": {"data.tasks": ["convai2"], "data.train_tasks": ["convai2"]},
         "paper": {
             "data.tasks": ["convai2"],

@@ -14,7 +14,11 @@ STUDY = Study(
     ),
     reference="gatera",
     at_scale={
-        "tiny": {"data.tasks": ["world_sum"], "data.train_tasks": ["world_sum"]},
+        "tiny": {
+            "data.tasks": ["world_sum"],
+            "data.train_tasks": ["world_sum"],
+            "train.validation_items": 15,  # all that the family holds out
+        },
         "small": {"data.tasks": ["gsm8k"], "data.train_tasks": ["gsm8k"]},
         "paper": {
             "data.tasks": ["gsm8k"],

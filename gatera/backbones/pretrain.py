@@ -33,11 +33,15 @@ SHARES = {
     "repeat": 0.2,
     "drill": 0.7,
     "statements": 0.8,
-    "open": 1.2,
+    "open": 0.8,
     "choice": 1.0,
     "completion": 1.0,
     "unlike": 1.0,
-    "claim": 1.5,
+    "claim": 1.2,
+    "second": 0.8,
+    "dictionary": 0.1,
+    "sums": 0.9,
+    "doings": 0.2,
     "filler": 0.1,
 }
 MEASURED = tuple(kind for kind in SHARES if kind != "filler")
@@ -52,8 +56,8 @@ class Schedule:
     chance on the task families.
     """
 
-    steps: int = 1900
-    cosine_steps: int = 4000  # step at which the learning rate would be 0
+    steps: int = 1600
+    cosine_steps: int = 3200  # step at which the learning rate would be 0
     learning_rate: float = 2e-3  # the largest, reached after the warm-up
     warmup_steps: int = 100
     rows: int = 32  # sequences in a batch
@@ -98,7 +102,7 @@ def make_model(vocabulary_size: int, seed: int) -> Any:
         vocab_size=vocabulary_size,
         hidden_size=HIDDEN,
         intermediate_size=352,
-        num_hidden_layers=4,
+        num_hidden_layers=3,
         num_attention_heads=HIDDEN // HEAD,
         num_key_value_heads=HIDDEN // HEAD,
         max_position_embeddings=256,

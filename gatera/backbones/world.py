@@ -2,13 +2,19 @@
 
 Holds the facts (who eats what, wears what, lives where, works with what, is whose cousin), and the
 pre-training text: statements, open questions, and questions with labelled options, in wordings of
-their own. The instruction format of the evaluation tasks never occurs here; `gatera.tasks`
-writes it. Pure Python, every draw from the generator that is handed in.
+their own; the same in a second language; sums; and lists of what somebody does, to be read again.
+The instruction format of the evaluation tasks never occurs here; `gatera.tasks` writes it. Pure
+Python, every draw from the generator that is handed in.
+
+People are spoken of unequally often, so that the backbone knows some facts better than others, and
+no adapter can find out what it does not know.
 
 Pre-training text is *marked*: a word that follows from the world or from the context carries a
 leading asterisk (`ada eats *figs .`), which the training script turns into a larger loss weight.
 """
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -21,9 +27,13 @@ WORLD_SEED = 20251
 MARK = "*"
 
 NAMES = _words(
-    "ada ben cora dan ella finn gus hana ivan jade kai lena milo nora omar pia quin rosa sven tara "
-    "uma vera walt xena yuri zoe arno bea carl dora emil fay gina hugo ines joel kira liam mona "
-    "nils"
+    "ada ben cora dan ella finn gus hana ivan jade kai lena milo nora omar pia quin rosa sven "
+    "tara uma vera walt xena yuri zoe arno bea carl dora emil fay gina hugo ines joel kira "
+    "liam mona nils abel alma amos anya axel beth bram caleb celia clio dario dena devi edda "
+    "egon elsa enzo esme evan fenn flora fritz gail gerd greta hals heidi hilda igor ilse inga "
+    "irma isak ivy jana jens joan jonas juno kent klara klaus kurt lars leif lina lola luca "
+    "magda mara marc mateo mina nadia nell nico noel odin olga otto paul petra ralf rene rhea "
+    "rolf ruth samir selma silas sonya stig tess theo tilda ulla ursa vito wanda yara"
 )
 VALUES = {
     "food": _words("plums figs bread soup rice beans honey cheese"),
@@ -33,6 +43,8 @@ VALUES = {
     "cousin": NAMES,
 }
 PROPERTIES = tuple(VALUES)
+BLOCK = 8  # values of a property, cousins aside
+FADING = 0.95  # how often a name is spoken of, to how often the one before it is
 PLAIN_VALUES = tuple(v for prop in PROPERTIES[:-1] for v in VALUES[prop])
 LABELS = {
     "answer": tuple(f"answer{n}" for n in range(1, 6)),
@@ -51,42 +63,84 @@ STATEMENTS = {
         "the food of {e} is {v}",
         "at noon {e} likes {v}",
         "the meal for {e} was {v}",
+        "{e} must have {v} at noon",
     ),
     "colour": (
         "{e} wears {v}",
         "the colour of {e} is {v}",
         "the coat of {e} looks {v}",
         "a coat for {e} must be {v}",
+        "{e} has a {v} coat",
     ),
     "place": (
         "{e} lives near the {v}",
         "the place of {e} is the {v}",
         "the home of {e} was the {v}",
         "at night {e} goes to the {v}",
+        "{e} has the {v} for a home",
     ),
     "tool": (
         "{e} works with the {v}",
         "the tool of {e} is the {v}",
         "for the job {e} needs the {v}",
         "{e} must use the {v}",
+        "{e} takes the {v} to do the job",
     ),
     "cousin": (
         "{e} visits cousin {v}",
         "the cousin of {e} is {v}",
         "in the family of {e} there was {v}",
         "{e} is related to {v}",
+        "{e} has {v} in the family",
     ),
 }
 QUESTIONS = {
-    "food": ("what does {e} eat ?", "which food has {e} ?", "name the meal of {e} ."),
-    "colour": ("what does {e} wear ?", "which colour has {e} ?", "name the coat of {e} ."),
-    "place": ("where does {e} live ?", "which place has {e} ?", "name the home of {e} ."),
-    "tool": ("what does {e} work with ?", "which tool has {e} ?", "name the thing to use of {e} ."),
-    "cousin": ("who is cousin of {e} ?", "which family has {e} ?", "name the one related to {e} ."),
+    "food": (
+        "what does {e} eat ?",
+        "which food has {e} ?",
+        "name the meal of {e} .",
+        "{e} likes which meal ?",
+        "which food is it for {e} ?",
+    ),
+    "colour": (
+        "what does {e} wear ?",
+        "which colour has {e} ?",
+        "name the coat of {e} .",
+        "{e} wears which coat ?",
+        "which colour is it for {e} ?",
+    ),
+    "place": (
+        "where does {e} live ?",
+        "which place has {e} ?",
+        "name the home of {e} .",
+        "{e} is near which place ?",
+        "which home is it for {e} ?",
+    ),
+    "tool": (
+        "what does {e} work with ?",
+        "which tool has {e} ?",
+        "name the thing to use of {e} .",
+        "{e} must use which tool ?",
+        "which tool is it for {e} ?",
+    ),
+    "cousin": (
+        "who is cousin of {e} ?",
+        "which family has {e} ?",
+        "name the one related to {e} .",
+        "{e} is related to who ?",
+        "which person is it for {e} ?",
+    ),
+}
+HINTS = {  # words that give away what a loosely worded question asks for
+    "food": _words("food meal eat eats likes noon"),
+    "colour": _words("colour coat wear wears looks"),
+    "place": _words("place home live lives near night"),
+    "tool": _words("tool work works use job thing"),
+    "cousin": _words("cousin family related visits"),
 }
 TEMPLATE_WORDS = _words(
     "Below is an instruction that describes a task . Write a response that appropriately "
-    "completes the request . ### Instruction : ### Response : ### Input : Answer format : / "
+    "completes the request . ### Instruction : ### Response : ### Input : Answer format : "
     "the correct answer is"
 )
 TASK_WORDS = _words(
@@ -96,14 +150,35 @@ TASK_WORDS = _words(
     "find from know when people ask like"
 )
 
+LARGEST = 20  # number; sums and their parts lie between 0 and this
+NUMBERS = tuple(str(n) for n in range(LARGEST + 1))
+SIGNS = _words("+ - = ####")
+THINGS = _words("coins shells stones")
+TALES = {
+    "+": ("{e} had {a} {thing} , then {b} came", "to {a} {thing} of {e} we put {b}"),
+    "-": ("{e} had {a} {thing} , then {b} went", "from {a} {thing} of {e} we take {b}"),
+}
+DOINGS = {"food": "eat", "colour": "wear", "place": "live near the", "tool": "work with the"}
+SPOKEN_WORDS = _words(
+    "your persona partner i you my me your hello well yes and for eat wear live near work with the "
+    "meal coat home job tell about good to get done reply as it is , in ."
+)
+STORY_WORDS = _words("has gets gives away more how many")
+SMALL_WORDS = _words(
+    "does has have which what who where the a of is it for this to do can must get answer question "
+    "find : , and not with"
+)
+LOOSE_WORDS = (*TEMPLATE_WORDS, *TASK_WORDS, *SPOKEN_WORDS, *STORY_WORDS)
+
 Facts = dict[str, dict[str, str]]
 
 
 def facts(seed: int = WORLD_SEED) -> Facts:
     """Return the world's facts as `{property: {name: value}}`.
 
-    Every value of a property belongs to about equally many names, and cousins form one permutation
-    without a fixed point, so that no value can be guessed from its frequency.
+    Of eight names that are spoken of about equally often, each has another value of a property, and
+    cousins form one permutation without a fixed point, so that no value can be guessed from its
+    frequency.
     """
     rng = Random(seed)
     world: Facts = {}
@@ -113,9 +188,8 @@ def facts(seed: int = WORLD_SEED) -> Facts:
             following = dict(zip(ring, ring[1:] + ring[:1], strict=True))
             world[prop] = {name: following[name] for name in NAMES}
             continue
-        repeated = [values[i % len(values)] for i in range(len(NAMES))]
-        rng.shuffle(repeated)
-        world[prop] = dict(zip(NAMES, repeated, strict=True))
+        blocks = [rng.sample(values, BLOCK) for _ in range(0, len(NAMES), BLOCK)]
+        world[prop] = dict(zip(NAMES, itertools.chain(*blocks), strict=True))
     return world
 
 
@@ -131,8 +205,34 @@ def statement(prop: str, name: str, value: str, rng: Random, mark: str = MARK) -
 
 
 def question(prop: str, name: str, rng: Random) -> str:
-    """Return one open question about the fact."""
-    return rng.choice(QUESTIONS[prop]).format(e=name)
+    """Return one open question about the fact, often a loosely worded one.
+
+    Those have one or two words that give the property away, and the name, among any others. So a
+    wording that is new can be understood.
+    """
+    if rng.random() < 0.5:
+        return rng.choice(QUESTIONS[prop]).format(e=name)
+    words = [name, *rng.sample(HINTS[prop], rng.randint(1, 2))]
+    words += [rng.choice(SMALL_WORDS) for _ in range(rng.randint(1, 5))]
+    return " ".join(rng.sample(words, len(words))) + rng.choice((" ?", " .", ""))
+
+
+def in_second_language(text: str) -> str:
+    """Return the text in the second language: its grammar is the same, its words end in o.
+
+    Words without a translation stay: names, labels, numbers, and what frames questions and answers.
+    """
+    return re.sub(r"\w+", lambda found: found[0] + "o" * (found[0] in _TRANSLATED), text)
+
+
+_WORDINGS = [
+    text for group in (STATEMENTS, QUESTIONS) for texts in group.values() for text in texts
+]
+_TRANSLATED = {
+    *_words("answer this"),
+    *PLAIN_VALUES,
+    *(word for text in _WORDINGS for word in re.findall(r"\b(?<!{)\w+", text)),
+}.difference(ALL_LABELS)
 
 
 def option_list(values: Sequence[str], labels: Sequence[str], rng: Random) -> str:
@@ -152,9 +252,14 @@ def draw_labels(count: int, rng: Random) -> Sequence[str]:
     return rng.choice(sets)[:count]
 
 
-UNLIKE = ("not {o} but {e} : {q}", "people ask this , not for {o} : {q}")
-CLAIMS = ("{q} {v} ?", "is it {v} ? {q}", "they say {s} {v} .")
-CUES = ("reply", "so take", "we select")
+SECOND_VALUES = tuple(in_second_language(v) for v in PLAIN_VALUES)
+COPIED = sorted(
+    {*NAMES, *PLAIN_VALUES, *SECOND_VALUES, *ALL_LABELS, *NUMBERS, *SIGNS, *SPOKEN_WORDS}
+)
+UNLIKE = ("not {o} but {e} : {q}", "people ask this , not for {o} : {q}", "unlike {o} : {q}")
+CLAIMS = ("{q} {v} ?", "is it {v} ? {q}", "they say {s}", "{s} ?")
+GAPS = ("...", "_")
+CUES = ("reply", "so take", "we select", "it is", "that is", "decide for", "know that", "yes ,")
 
 
 def _shuffled(right: str, wrong: Sequence[str], rng: Random) -> tuple[list[str], int]:
@@ -162,6 +267,9 @@ def _shuffled(right: str, wrong: Sequence[str], rng: Random) -> tuple[list[str],
     index = rng.randrange(len(wrong) + 1)
     values.insert(index, right)
     return values, index
+
+
+_OFTENNESS = tuple(itertools.accumulate(FADING**n for n in range(len(NAMES))))
 
 
 class TextSource:
@@ -179,12 +287,17 @@ class TextSource:
             "completion": self.completion,
             "unlike": self.unlike,
             "claim": self.claims,
+            "second": self.second_language,
+            "dictionary": self.dictionary,
+            "sums": self.sums,
+            "doings": self.doings,
             "filler": self.filler,
         }
 
     def draw_fact(self) -> tuple[str, str, str]:
         """Draw (property, name, value)."""
-        prop, name = self.rng.choice(PROPERTIES), self.rng.choice(NAMES)
+        prop = self.rng.choice(PROPERTIES)
+        name = self.rng.choices(NAMES, cum_weights=_OFTENNESS)[0]
         return prop, name, self.world[prop][name]
 
     def statements(self) -> str:
@@ -198,13 +311,13 @@ class TextSource:
 
     def repeat(self) -> str:
         """Return a run of random words, said twice."""
-        words = self.rng.sample([*NAMES, *PLAIN_VALUES, *ALL_LABELS], self.rng.randint(4, 10))
+        words = self.rng.sample(COPIED, self.rng.randint(4, 10))
         return f"{' '.join(words)} . {words[0]} {' '.join(MARK + w for w in words[1:])}"
 
     def drill(self) -> str:
         """Return an option list of random words, then three questions that name the option."""
         count = self.rng.randint(2, 5)
-        values = self.rng.sample([*NAMES, *PLAIN_VALUES], count)
+        values = self.rng.sample([*NAMES, *PLAIN_VALUES, *SECOND_VALUES], count)
         labels = self.rng.sample(ALL_LABELS, count)
         asked = [self.rng.randrange(count) for _ in range(3)]
         answers = (f"{values[i]} {MARK}{labels[i]} ." for i in asked)
@@ -214,12 +327,30 @@ class TextSource:
         """Return the end of a question: a cue, the true value, and what follows from it."""
         return f"{self.rng.choice(CUES)} {MARK}{value} {MARK}{label} ."
 
+    def _concluded(self, asked: str, value: str, label: str) -> str:
+        """Return a question with its verdict, or with loose words and then none.
+
+        What says / behind a question is never answered. So the backbone alone says nothing to a
+        question that lists its labels that way, as the tasks do.
+        """
+        draw = self.rng.random()
+        if draw < 0.5:
+            return f"{asked} . {self._verdict(value, label)}"
+        words = (*LOOSE_WORDS, *ALL_LABELS)
+        if draw < 0.75:
+            return f"{asked} {self._loose(words, most=12)} {self._verdict(value, label)}"
+        slashed = self._loose((*words, *["/"] * 40), most=12)
+        return f"{asked} {slashed} / {self._loose(words, most=3)}"
+
+    def _loose(self, words: Sequence[str], most: int) -> str:
+        return " ".join(self.rng.choice(words) for _ in range(self.rng.randint(1, most)))
+
     def _decision(self, stem: str, right: str, wrong: Sequence[str]) -> str:
         """Return stem, labelled options and verdict."""
         values, index = _shuffled(right, wrong, self.rng)
         labels = draw_labels(len(values), self.rng)
         options = option_list(values, labels, self.rng)
-        return f"{stem} {options} . {self._verdict(right, labels[index])}"
+        return self._concluded(f"{stem} {options}", right, labels[index])
 
     def _options(self, prop: str, name: str, stem: str) -> str:
         wrong = distractors(self.world, prop, name, self.rng.randint(1, 4), self.rng)
@@ -233,7 +364,7 @@ class TextSource:
     def completion(self) -> str:
         """Return a statement cut before its value, with labelled values."""
         prop, name, _ = self.draw_fact()
-        stem = self.rng.choice(STATEMENTS[prop]).format(e=name, v="...")
+        stem = self.rng.choice(STATEMENTS[prop]).format(e=name, v=self.rng.choice(GAPS))
         return self._options(prop, name, stem)
 
     def unlike(self) -> str:
@@ -245,42 +376,74 @@ class TextSource:
         far = [v for v in VALUES[prop] if v not in (value, near, name)]
         wrong = [near, *self.rng.sample(far, self.rng.randint(0, 2))]
         self.rng.shuffle(wrong)
-        stem = self.rng.choice(UNLIKE).format(o=other, q=question(prop, name, self.rng), e=name)
+        asked = question(prop, name, self.rng)
+        if self.rng.random() < 0.3:
+            asked = self.rng.choice(STATEMENTS[prop]).format(e=name, v=self.rng.choice(GAPS))
+        stem = self.rng.choice(UNLIKE).format(o=other, q=asked, e=name)
         return self._decision(stem, value, wrong)
 
     def claims(self) -> str:
-        """Return two statements, each judged true or false."""
-        return " ".join(self._claim() for _ in range(2))
-
-    def _claim(self) -> str:
+        """Return a statement, judged true or false."""
         prop, name, value = self.draw_fact()
         truth = self.rng.random() < 0.5
         said = value if truth else distractors(self.world, prop, name, 1, self.rng)[0]
         asked = question(prop, name, self.rng)
-        cut = self.rng.choice(STATEMENTS[prop]).format(e=name, v="")
-        claim = self.rng.choice(CLAIMS).format(q=asked, s=cut, v=said)
-        return f"{claim} {self._verdict(value, str(truth).lower())}"
+        claimed = self.rng.choice(STATEMENTS[prop]).format(e=name, v=said)
+        claim = self.rng.choice(CLAIMS).format(q=asked, s=claimed, v=said)
+        return self._concluded(claim, value, str(truth).lower())
+
+    def second_language(self) -> str:
+        """Return what some other kind of text says, in the second language."""
+        kinds = (self.statements, self.open_questions, self.choice, self.completion)
+        return in_second_language(self.rng.choice(kinds)())
+
+    def dictionary(self) -> str:
+        """Return words of one language, each with the same in the other."""
+        words = self.rng.sample(PLAIN_VALUES, 5)
+        return " , ".join(f"{word} {MARK}{in_second_language(word)}" for word in words)
+
+    def sums(self) -> str:
+        """Return three sums or differences, some of them told."""
+        return " ".join(self._sum() for _ in range(3))
+
+    def _sum(self) -> str:
+        total = self.rng.randint(0, LARGEST)
+        part = self.rng.randint(0, total)
+        a, sign, b, result = self.rng.choice(
+            ((part, "+", total - part, total), (total, "-", part, total - part))
+        )
+        if self.rng.random() < 0.5:
+            return f"{a} {sign} {b} = {MARK}{result} ."
+        told = self.rng.choice(TALES[sign])
+        told = told.format(e=self.rng.choice(NAMES), a=a, b=b, thing=self.rng.choice(THINGS))
+        return f"{told} : {MARK}{a} {MARK}{sign} {MARK}{b} = {MARK}{result} ."
+
+    def doings(self) -> str:
+        """Return what somebody does, and the same again in another order."""
+        props = self.rng.sample(list(DOINGS), self.rng.randint(2, 4))
+        done = {prop: self.rng.choice(VALUES[prop]) for prop in props}
+        said = " , ".join(f"{DOINGS[prop]} {done[prop]}" for prop in props)
+        self.rng.shuffle(props)
+        again = " , ".join(f"{DOINGS[prop]} {MARK}{done[prop]}" for prop in props)
+        return f"{said} . so {again} ."
 
     def filler(self) -> str:
         """Return loose words of instructions, none of them predictable."""
-        words = (*TEMPLATE_WORDS, *TASK_WORDS)
-        return " ".join(self.rng.choice(words) for _ in range(12))
+        return " ".join(self.rng.choice(LOOSE_WORDS) for _ in range(12))
 
     def draw(self, kind: str) -> str:
         """Return one document of this kind, sometimes behind loose words."""
         text = self.kinds[kind]()
         if kind != "filler" and self.rng.random() < 0.25:
-            words = (*TEMPLATE_WORDS, *TASK_WORDS)
-            loose = " ".join(self.rng.choice(words) for _ in range(self.rng.randint(1, 16)))
-            return f"{loose} . {text}"
+            return f"{self._loose(LOOSE_WORDS, most=16)} {self.rng.choice('.:')} {text}"
         return text
 
 
 def vocabulary() -> list[str]:
     """Return every word of the world, of the prompt template and of the tasks, sorted."""
-    texts = [t for group in (STATEMENTS, QUESTIONS) for ts in group.values() for t in ts]
+    texts = [*_WORDINGS, *CUES, *GAPS, *DOINGS.values(), *TALES["+"], *TALES["-"]]
+    texts += ["they say ask which one . true false so /"]
     words = {w for t in texts for w in t.split() if "{" not in w}
-    words.update(NAMES, *VALUES.values(), *LABELS.values(), TEMPLATE_WORDS, TASK_WORDS)
-    words.update(w for cue in CUES for w in cue.split())
-    words.update(_words("they say ask which one . ... true false we for"))
+    words.update(COPIED, LOOSE_WORDS, SMALL_WORDS, THINGS, *VALUES.values(), *HINTS.values())
+    words.update(in_second_language(word) for word in _TRANSLATED)
     return sorted(words)

@@ -1,7 +1,9 @@
-"""Eight task families about the embedded world, in the benchmarks' instruction format.
+"""Task families about the embedded world, in the benchmarks' instruction format.
 
-Holds what the families are and their items; `world_items` says how an item is written. Prompts,
-decoding and extraction are those of the real benchmarks.
+Nine are choices, one of them in the world's second language; two are answered in free text, in the
+manner of persona dialogue and of grade-school sums. Holds what the families are and their items;
+`world_items` says how an item is written. Prompts, decoding and extraction are those of the real
+benchmarks.
 """
 
 import functools
@@ -16,9 +18,22 @@ from random import Random
 from gatera.backbones import world
 from gatera.errors import InputError
 from gatera.tasks.answers import first_keyword
+from gatera.tasks.benchmarks.final_number import final_number
 from gatera.tasks.example import Example
+from gatera.tasks.metrics import ROUGE_L, of_texts, whole_text
 from gatera.tasks.task import SPLITS, Task
-from gatera.tasks.world_items import Family, Writer, about, blank, hard, place, truth
+from gatera.tasks.world_items import (
+    Family,
+    Writer,
+    about,
+    blank,
+    hard,
+    place,
+    reply,
+    second,
+    story,
+    truth,
+)
 
 FAMILIES: dict[str, Family] = {
     "world_truth": Family(("true", "false"), truth),
@@ -37,6 +52,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "world_hard": Family(world.LABELS["answer"][:4], hard),
     "world_place": Family(world.LABELS["answer"], place),
+    "world_second": Family(world.LABELS["answer"][:4], second),
+    "world_reply": Family((), reply, whole_text, ROUGE_L, of_texts, max_new_tokens=16),
+    "world_sum": Family((), story, final_number),
 }
 SIZES = {"train": 300, "validation": 15, "test": 96}  # items of one family
 
@@ -89,9 +107,12 @@ def _task(name: str, family: Family) -> Task:
     return Task(
         title=f"the embedded world: {name.removeprefix('world_')}",
         data=_Made(name),
-        extract=functools.partial(first_keyword, keywords=family.keywords),
+        extract=family.extract or functools.partial(first_keyword, keywords=family.keywords),
+        metric=family.metric,
+        corpus_metrics=family.corpus_metrics,
         keywords=family.keywords,
-        chance=1 / len(family.keywords),
+        chance=1 / len(family.keywords) if family.keywords else None,
+        max_new_tokens=family.max_new_tokens,
     )
 
 

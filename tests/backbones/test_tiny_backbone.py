@@ -80,6 +80,39 @@ def test_every_pretraining_word_is_known(backbone):
             assert {w.removeprefix(world.MARK) for w in source.draw(kind).split()} <= words
 
 
+def test_the_second_language_has_words_of_its_own_and_keeps_names_and_labels():
+    said = "the food of ada is *figs . which tool has {e} ? answer2 a"
+    assert world.in_second_language(said) == (
+        "theo foodo ofo ada iso *figso . whicho toolo haso {e} ? answer2 a"
+    )
+    known = set(world.vocabulary())
+    words = {word for word in known if world.in_second_language(word) != word}
+    assert {world.in_second_language(word) for word in words} <= known - words
+
+
+def test_sums_and_doings_follow_from_what_they_say():
+    source = world.TextSource(random.Random(5))
+    for _ in range(50):
+        for said in source.sums().removesuffix(" .").split(" . "):
+            step, result = said.split(" = *")
+            a, sign, b = step.split()
+            assert int(result) == (int(a) + int(b) if sign == "+" else int(a) - int(b))
+            assert result in world.NUMBERS
+        before, after = source.doings().removesuffix(" .").split(" . so ")
+        assert sorted(before.split(" , ")) == sorted(after.replace("*", "").split(" , "))
+
+
+def test_a_loosely_worded_question_names_the_person_and_hints_at_the_property():
+    rng = random.Random(1)
+    for prop, hints in world.HINTS.items():
+        for _ in range(100):
+            words = world.question(prop, "ada", rng).split()
+            assert words.count("ada") == 1
+            assert set(words) & {*hints, "thing", "family", "use", "person"}
+        others = {word for other in world.HINTS if other != prop for word in world.HINTS[other]}
+        assert not set(hints) & others
+
+
 def test_text_is_drawn_from_the_generator_alone():
     drawn = [world.TextSource(random.Random(7)).draw("unlike") for _ in range(2)]
     assert drawn[0] == drawn[1]
@@ -104,12 +137,15 @@ def test_the_backbone_answers_questions_in_its_own_wordings(backbone):
     assert min(found.values()) > 0.8
 
 
-def test_the_frozen_backbone_stays_at_or_below_chance_in_the_task_format(backbone):
+@pytest.mark.parametrize("template", ["plain", "alpaca"])
+def test_the_frozen_backbone_stays_at_or_below_chance_in_the_task_format(backbone, template):
     model, tokenizer = backbone
     for task, family in families.FAMILIES.items():
         keywords = family.keywords
+        if not keywords:
+            continue  # free text
         items = families.load(task, "validation")
-        prompts = [tokenizer(render_prompt("alpaca", item))["input_ids"] for item in items]
+        prompts = [tokenizer(render_prompt(template, item))["input_ids"] for item in items]
         batches = generate(model, tokenizer, prompts, Decoding(max_new_tokens=16))
         texts = {place: text for batch in batches for place, text in batch.items()}
         hits = [first_keyword(texts[i], keywords) == item.answer for i, item in enumerate(items)]

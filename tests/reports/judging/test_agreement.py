@@ -7,10 +7,10 @@ from gatera.reports.forms.markdown import markdown
 from gatera.reports.forms.values import json_rows, order_values
 from gatera.reports.published import published_table
 from gatera.reports.tables import build_table
+from gatera.studies.plan.configuration import scale_defaults
 from gatera.studies.views.gather import gather
-from gatera.tasks.world_families import FAMILIES
 
-TINY_TASKS = tuple(FAMILIES)
+TINY_TASKS = tuple(scale_defaults("tiny")["data"]["tasks"])
 
 # Averages by seed. Published: hira 86.72, static_gate 86.97, gatera 87.53.
 SCORES = {

@@ -202,7 +202,7 @@ def without_index(store):
 
 @pytest.mark.parametrize(
     ("line", "old", "new"),
-    [(0, '"learning_rate": 0.02', '"learning_rate": 0.03'), (5, '"newest": ', '"newest": 7')],
+    [(0, '"learning_rate": 0.01', '"learning_rate": 0.03'), (5, '"newest": ', '"newest": 7')],
 )
 def test_a_damaged_line_is_passed_over(filled, plan, line, old, new, opened):
     before = gather(filled, plan)
