@@ -118,6 +118,7 @@ def make_trial(backbone_folder: Path, data_root: Path) -> Any:
             **sections.get("eval", {}),
         }
         config["data"] |= {
+            "template": "alpaca",
             "tasks": ["boolq"],
             "train_tasks": ["boolq"],
             **sections.get("data", {}),

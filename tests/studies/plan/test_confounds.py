@@ -34,7 +34,7 @@ def test_a_setting_of_the_protocol_that_rides_along_is_refused(flipped):
 
 def test_a_setting_of_the_reference_alone_is_refused():
     study = loaded(Variant("hira", UNGATED), Variant("gatera", {"train.learning_rate": 5e-3}))
-    said = r"variant hira .* in train.learning_rate \(0.005 -> 0.02\)"
+    said = r"variant hira .* in train.learning_rate \(0.005 -> 0.01\)"
     with pytest.raises(InputError, match=said):
         make_plan(study, Request())
     # The reference's settings count even where it is not among the chosen rows.

@@ -17,9 +17,10 @@ from gatera.training.provenance import machine
 
 
 def test_editing_a_prompt_template_makes_new_keys(study, plan, monkeypatch):
-    template = prompts.TEMPLATES["alpaca"]
-    edited = dataclasses.replace(template, with_input=template.with_input + " ")
-    monkeypatch.setitem(prompts.TEMPLATES, "alpaca", edited)
+    name = plan.trials[0].config["data"]["template"]
+    template = prompts.TEMPLATES[name]
+    edited = dataclasses.replace(template, without_input=template.without_input + " ")
+    monkeypatch.setitem(prompts.TEMPLATES, name, edited)
     again = make_plan(study, Request())
     assert {t.key for t in again.trials}.isdisjoint(t.key for t in plan.trials)
 

@@ -291,7 +291,7 @@ def test_plan_says_why_a_trial_is_where_it_is(store, study, plan, monkeypatch):
     monkeypatch.undo()
     slower = make_plan(study, Request(overrides={"train.learning_rate": 0.5}))
     departing = dataclasses.replace(slower, departures=plan.departures)
-    assert ("waiting", TRAIN_AND_SCORE, "new key: train.learning_rate 0.02 → 0.5") in reasons(
+    assert ("waiting", TRAIN_AND_SCORE, "new key: train.learning_rate 0.01 → 0.5") in reasons(
         departing
     ).values()
 
