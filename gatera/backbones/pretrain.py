@@ -51,9 +51,9 @@ MEASURED = tuple(kind for kind in SHARES if kind != "filler")
 class Schedule:
     """How long and how fast to train.
 
-    Training stops in the middle of the cosine. All kinds of text are answered by then, and trained
-    on to its end the model holds on to its own formats: 100 steps of HiRA then leave it near
-    chance on the task families.
+    Training stops in the middle of the cosine; all kinds of text are answered by then. A model of
+    an earlier, smaller world that was trained to the end held on to its own formats: 100 steps of
+    HiRA left it near chance on the task families.
     """
 
     steps: int = 1600

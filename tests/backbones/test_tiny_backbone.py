@@ -94,10 +94,11 @@ def test_sums_and_doings_follow_from_what_they_say():
     source = world.TextSource(random.Random(5))
     for _ in range(50):
         for said in source.sums().removesuffix(" .").split(" . "):
-            step, result = said.split(" = *")
+            step, result = said.replace("*", "").split(" : ")[-1].split(" = ")
             a, sign, b = step.split()
             assert int(result) == (int(a) + int(b) if sign == "+" else int(a) - int(b))
-            assert result in world.NUMBERS
+            assert said.endswith(f"*{result}")
+            assert {a, b} <= set(said.split(" : ")[0].split())
         before, after = source.doings().removesuffix(" .").split(" . so ")
         assert sorted(before.split(" , ")) == sorted(after.replace("*", "").split(" , "))
 
@@ -133,8 +134,27 @@ def test_a_batch_weighs_marked_words_and_pads_the_rest(backbone):
 def test_the_backbone_answers_questions_in_its_own_wordings(backbone):
     model, tokenizer = backbone
     found = pretrain.accuracies(model, tokenizer.get_vocab(), pretrain.MEASURED, rows=16)
-    assert min(found[kind] for kind in ("statements", "open", "choice", "completion")) > 0.9
-    assert min(found.values()) > 0.8
+    assert min(found[kind] for kind in ("statements", "choice", "completion", "claim")) > 0.9
+    assert min(found.values()) > 0.7
+
+
+def test_the_backbone_knows_best_who_is_spoken_of_most(backbone):
+    model, tokenizer = backbone
+    ids, facts = tokenizer.get_vocab(), world.facts()
+
+    def known(names):
+        hits = []
+        for prop in world.PROPERTIES:
+            for name in names:
+                asked = world.QUESTIONS[prop][0].format(e=name).split()
+                prompt = torch.tensor([[ids["<bos>"], *(ids[word] for word in asked)]])
+                with torch.no_grad():
+                    guess = model(input_ids=prompt).logits[0, -1].argmax()
+                hits.append(int(guess) == ids[facts[prop][name]])
+        return sum(hits) / len(hits)
+
+    assert known(world.NAMES[:20]) > 0.95
+    assert known(world.NAMES[-20:]) < 0.6
 
 
 @pytest.mark.parametrize("template", ["plain", "alpaca"])
