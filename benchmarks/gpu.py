@@ -205,10 +205,11 @@ def _evaluated(model: Any, tokenizer: Any, setting: Setting) -> Iterator[list[st
     """Yield the table's row after every round."""
     from gatera import tasks
     from gatera.tasks.mixture import Item
-    from gatera.tasks.world_families import FAMILIES
+    from gatera.studies.plan.configuration import scale_defaults
 
     limit, at_once = setting.sizes.items, setting.sizes.at_once
-    items = [Item(task, each) for task in FAMILIES for each in tasks.load(task, "test")[:limit]]
+    scored = scale_defaults("tiny")["data"]["tasks"]
+    items = [Item(task, each) for task in scored for each in tasks.load(task, "test")[:limit]]
     found: dict[str, Answers] = {}
 
     def ours() -> None:
@@ -241,11 +242,13 @@ _TEMPLATE, _NEW_TOKENS = "alpaca", 8  # those of the embedded scale
 def _by_framework(model: Any, tokenizer: Any, items: Sequence[Any], at_once: int) -> Answers:
     from gatera.tasks.decoding import Decoding
     from gatera.training.data import encode
-    from gatera.training.evaluation.scoring import Questions, answer
+    from gatera.training.evaluation.scoring import Answering, Questions, answer
 
     encoded = encode([item.example for item in items], tokenizer, _TEMPLATE, None)
     questions = Questions(list(items), list(range(len(items))), encoded)
-    predictions = answer(model, tokenizer, questions, Decoding(_NEW_TOKENS, 1, at_once))
+    decoding = Decoding(_NEW_TOKENS, 1, at_once)
+    how = Answering(decoding, chooses=False, weighs=False, packs=False)
+    predictions = answer(model, tokenizer, questions, how)
     return [(each.output, each.extracted) for each in predictions]
 
 

@@ -401,7 +401,7 @@ def test_metrics_lines_tell_the_progress(make_trial: Any, data_root: Path, tmp_p
     expected = {"phase", "step", "max_steps", "train/loss", "train/entropy", "gate/mean"}
     assert set(train[0]) == expected | {"learning_rate", "seconds", "attempt_seconds"}
     assert [line["learning_rate"] for line in train] == pytest.approx(
-        [2e-2 * (8 - step) / 8 for step in range(8)]  # 10 % of 8 steps is no warm-up
+        [1e-2 * (8 - step) / 8 for step in range(8)]  # 10 % of 8 steps is no warm-up
     )
     validations = [line for line in lines if line["phase"] == "validate"]
     assert [line["step"] for line in validations] == [4, 8]

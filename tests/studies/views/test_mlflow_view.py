@@ -47,7 +47,7 @@ def test_one_parent_and_one_child_for_each_trial(tracked, plan):
     child = next(c for c in children if c.data.tags["gatera.variant"] == "hira")
     assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
     assert child.data.params["adapter.gate"] == "none"
-    assert child.data.params["train.batch_size"] == "32"
+    assert child.data.params["train.batch_size"] == "8"
     assert child.data.metrics["test/accuracy/world_truth"] == 0.5
     assert child.data.metrics["measured/peak_memory_bytes"] == 2**28
     assert child.info.status == "FINISHED"
