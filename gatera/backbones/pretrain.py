@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gatera.backbones import world
+from gatera.backbones import world, world_text
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 
@@ -187,7 +187,7 @@ def _attend_to_the_token_before(attention: Any) -> None:
 class Batches:
     """Packs marked documents into rows of token ids and loss weights."""
 
-    def __init__(self, source: world.TextSource, ids: dict[str, int], width: int) -> None:
+    def __init__(self, source: world_text.TextSource, ids: dict[str, int], width: int) -> None:
         self.source = source
         self.ids = ids
         self.width = width
@@ -195,8 +195,8 @@ class Batches:
     def encode(self, text: str) -> tuple[list[int], list[float]]:
         """Return the ids and weights of one document; unpredictable words weigh little."""
         words = ["<bos>", *text.split(), "<eos>"]
-        marked = [word.startswith(world.MARK) for word in words]
-        ids = [self.ids[word.removeprefix(world.MARK)] for word in words]
+        marked = [word.startswith(world_text.MARK) for word in words]
+        ids = [self.ids[word.removeprefix(world_text.MARK)] for word in words]
         return ids, [1.0 if mark else 0.03 for mark in marked]
 
     def row(self, shares: dict[str, float]) -> tuple[list[int], list[float]]:
@@ -238,7 +238,7 @@ def accuracies(
     model.eval()
     found = {}
     for kind in kinds:
-        batches = Batches(world.TextSource(random.Random(f"measure {kind}")), ids, width=64)
+        batches = Batches(world_text.TextSource(random.Random(f"measure {kind}")), ids, width=64)
         tokens, weights = batches.draw(rows, {kind: 1.0})
         guesses = model(input_ids=tokens, use_cache=False).logits[:, :-1].argmax(-1)
         marked = weights[:, 1:] == 1.0
@@ -257,7 +257,7 @@ def train(
 ) -> None:
     """Train in place; print accuracies and call `keep` every `log_every` steps."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
-    source = world.TextSource(random.Random(f"pretrain {seed}"))
+    source = world_text.TextSource(random.Random(f"pretrain {seed}"))
     batches = Batches(source, ids, schedule.width)
     loss_of: Callable[[Any, Tensor, Tensor], Tensor] = torch.compile(weighted_loss)
     started = time.perf_counter()

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from gatera.backbones import world
+from gatera.backbones import world_text
 
 
 def held_out_sentences(count: int = 200) -> list[str]:
@@ -11,5 +11,5 @@ def held_out_sentences(count: int = 200) -> list[str]:
     Each states three facts in the wordings of pre-training. The facts were seen, their combination
     was not: they come from a generator of their own, out of some 5e8 combinations.
     """
-    source = world.TextSource(Random("held out"))
-    return [source.statements().replace(world.MARK, "") for _ in range(count)]
+    source = world_text.TextSource(Random("held out"))
+    return [source.statements().replace(world_text.MARK, "") for _ in range(count)]

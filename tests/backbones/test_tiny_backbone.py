@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from gatera.backbones import pretrain, tiny, world
+from gatera.backbones import pretrain, tiny, world, world_text
 from gatera.tasks import world_families as families
 from gatera.tasks.answers import first_keyword
 from gatera.tasks.decoding import Decoding, generate
@@ -74,10 +74,10 @@ def test_the_shipped_tokenizer_is_the_one_the_script_makes(backbone):
 
 def test_every_pretraining_word_is_known(backbone):
     words = set(backbone[1].get_vocab())
-    source = world.TextSource(random.Random(3))
+    source = world_text.TextSource(random.Random(3))
     for kind in source.kinds:
         for _ in range(50):
-            assert {w.removeprefix(world.MARK) for w in source.draw(kind).split()} <= words
+            assert {w.removeprefix(world_text.MARK) for w in source.draw(kind).split()} <= words
 
 
 def test_the_second_language_has_words_of_its_own_and_keeps_names_and_labels():
@@ -91,7 +91,7 @@ def test_the_second_language_has_words_of_its_own_and_keeps_names_and_labels():
 
 
 def test_sums_and_doings_follow_from_what_they_say():
-    source = world.TextSource(random.Random(5))
+    source = world_text.TextSource(random.Random(5))
     for _ in range(50):
         for said in source.sums().removesuffix(" .").split(" . "):
             step, result = said.replace("*", "").split(" : ")[-1].split(" = ")
@@ -107,7 +107,7 @@ def test_a_loosely_worded_question_names_the_person_and_hints_at_the_property():
     rng = random.Random(1)
     for prop, hints in world.HINTS.items():
         for _ in range(100):
-            words = world.question(prop, "ada", rng).split()
+            words = world_text.question(prop, "ada", rng).split()
             assert words.count("ada") == 1
             assert set(words) & {*hints, "thing", "family", "use", "person"}
         others = {word for other in world.HINTS if other != prop for word in world.HINTS[other]}
@@ -115,14 +115,14 @@ def test_a_loosely_worded_question_names_the_person_and_hints_at_the_property():
 
 
 def test_text_is_drawn_from_the_generator_alone():
-    drawn = [world.TextSource(random.Random(7)).draw("unlike") for _ in range(2)]
+    drawn = [world_text.TextSource(random.Random(7)).draw("unlike") for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert world.facts() == world.facts()
 
 
 def test_a_batch_weighs_marked_words_and_pads_the_rest(backbone):
     ids = backbone[1].get_vocab()
-    batches = pretrain.Batches(world.TextSource(random.Random(0)), ids, width=40)
+    batches = pretrain.Batches(world_text.TextSource(random.Random(0)), ids, width=40)
     encoded, weights = batches.encode("ada eats *figs .")
     assert encoded == [ids[w] for w in ("<bos>", "ada", "eats", "figs", ".", "<eos>")]
     assert [w == 1.0 for w in weights] == [False, False, False, True, False, False]

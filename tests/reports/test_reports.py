@@ -86,7 +86,7 @@ def test_the_markdown_says_what_the_numbers_are(record):
     assert float(found[1]) == pytest.approx(100 * 3.264 * 0.0115470, abs=0.005)
     assert "- as `gatera` has them; other rows differ in what is named below" in text
     assert "dtype float32, entropy_weight 0.01, " in text
-    assert ", learning_rate 0.02, loss_mask answer, max_steps 80, " in text
+    assert ", learning_rate 0.01, loss_mask answer, max_steps 80, " in text
     assert "- hira: adapter.gate = none" in text
     assert "- test items: world_truth 1000, world_use 1000" in text
 

@@ -276,7 +276,7 @@ def test_importance_speaks_of_settings_and_never_of_the_seed(store):
 
 
 def test_a_departure_is_a_study_of_its_own(store, study):
-    plans = [make_plan(study, Request(overrides={RATE: rate})) for rate in (0.01, 0.005)]
+    plans = [make_plan(study, Request(overrides={RATE: rate})) for rate in (0.02, 0.005)]
     plans.append(make_plan(study, Request()))
     for plan in plans:
         commit(store, plan.trials_of("gatera")[0], 0.5)

@@ -363,7 +363,11 @@ def test_what_is_measured_beside_training_counts_where_it_is_asked_for() -> None
     assert training_code(scored) == training_code(CONFIG)
     followed = changed(CONFIG, train_knowledge="world")
     new = changed_files(training_code(CONFIG), training_code(followed))
-    assert new == ["gatera/tasks/held_out.py", "gatera/training/evaluation/knowledge.py"]
+    assert new == [
+        "gatera/backbones/world_text.py",
+        "gatera/tasks/held_out.py",
+        "gatera/training/evaluation/knowledge.py",
+    ]
     assert scoring_code(followed) == scoring_code(CONFIG)
 
 
@@ -386,6 +390,7 @@ def test_the_backbone_and_the_kind_of_tasks_choose_their_files() -> None:
     told = code_here(changed(REAL, eval_knowledge="world"))
     assert changed_files(real, told) == [
         "gatera/backbones/world.py",
+        "gatera/backbones/world_text.py",
         "gatera/tasks/held_out.py",
         "gatera/training/evaluation/knowledge.py",
     ]
