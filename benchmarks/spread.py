@@ -154,6 +154,10 @@ def report(record: StudyRecord, main_job: float, workers: int, load: str) -> str
             for what, bar, found, holds in bars(table, main_job)
         ),
         "",
+        _in_words(table),
+        "",
+        "Other settings and worlds that were tried: [spread_tried.md](spread_tried.md).",
+        "",
         "## Rows",
         "",
         "Average accuracy over the tasks, in %.",
@@ -195,6 +199,17 @@ def report(record: StudyRecord, main_job: float, workers: int, load: str) -> str
         + f". {train['max_steps']} steps of {train['batch_size']} items.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _in_words(table: Table) -> str:
+    """Say how far rows lie apart beside the seeds."""
+    rows, (accuracy, *_) = rows_of(table), table.signals
+    apart = max(row.mean for row in rows) - min(row.mean for row in rows)
+    return (
+        f"Seeds are steady: a row scatters by {100 * accuracy.within:.2f} points. The rows' means "
+        f"lie {apart:.2f} points apart: these four differ little here, and what tells them apart "
+        "must be small, or lie elsewhere than in accuracy."
+    )
 
 
 def main() -> int:
