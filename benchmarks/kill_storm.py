@@ -244,7 +244,7 @@ def run_counts(store: Path) -> tuple[int, int, int]:
 
 # The benchmark
 
-STEPS, EVERY = 320, 10
+STEPS, EVERY = 400, 10
 STUDY = (
     *("ablation_table5", "--seeds", "4", "--variants", "hira,static_gate,gatera"),
     *("--set", f"train.max_steps={STEPS}", "--set", f"train.checkpoint_every={EVERY}"),
