@@ -9,7 +9,7 @@ import pytest
 from made_up import commit_result, note_end
 
 from gatera.errors import InputError
-from gatera.reports.forms.figures import draw_differences
+from gatera.reports.forms.figures import draw_curve, draw_differences
 from gatera.reports.forms.latex import latex
 from gatera.reports.forms.markdown import markdown
 from gatera.reports.forms.values import csv_text, json_rows
@@ -510,13 +510,46 @@ def test_the_published_column_is_headed_by_its_model(record):
     assert "LLaMA-3-8B; here it is no target" in text
 
 
-def test_a_curve_is_drawn_where_the_study_asks(record, tmp_path):
-    rows = tuple(
-        dataclasses.replace(row, changes={**row.changes, "adapter.r": 2**place})
-        for place, row in enumerate(record.rows)
-    )
-    curved = dataclasses.replace(record, rows=rows, curve="adapter.r")
-    files = write_report(curved, tmp_path).files
+def curved(record, name, values):
+    """Return a record whose trained rows have these values of a setting of the adapter."""
+
+    def placed(row, value):
+        trials = tuple(
+            dataclasses.replace(
+                trial,
+                result=dataclasses.replace(
+                    trial.result,
+                    config={**trial.result.config, "adapter": {**row_config(trial), name: value}},
+                ),
+            )
+            for trial in row.trials
+        )
+        return dataclasses.replace(row, trials=trials)
+
+    def row_config(trial):
+        return trial.result.config["adapter"]
+
+    trained = [row for row in record.rows if row.variant != "frozen"]
+    rows = [placed(row, value) for row, value in zip(trained, values, strict=True)]
+    frozen = [row for row in record.rows if row.variant == "frozen"]
+    return dataclasses.replace(record, rows=(*frozen, *rows), curve=f"adapter.{name}")
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ((2, 8, 64), "log"),
+        ((0.0, 0.001, 1.0), "symlog"),  # a zero has its place at the foot
+        ((0.1, 0.5, 0.9), "linear"),
+        ((0.0, 0.5, 0.9), "linear"),
+    ],
+)
+def test_a_curve_has_each_row_at_its_value_changed_or_not(record, tmp_path, values, scale):
+    drawn = curved(record, "alpha", values)
+    (axes,) = draw_curve(build_table(drawn), "adapter.alpha").axes
+    assert sorted(x for line in axes.get_lines()[::3] for x in line.get_xdata()) == list(values)
+    assert axes.get_xscale() == scale
+    files = write_report(drawn, tmp_path).files
     assert (tmp_path / "figures" / "made_up.tiny.curve.png") in files
 
 

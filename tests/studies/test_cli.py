@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gatera import cli
+from gatera import cli, commands
+from gatera.studies import catalog
 from gatera.studies.store.store import Store
 
 
@@ -51,6 +52,35 @@ def test_help_and_list_load_nothing_heavy(tmp_path):
             check=True,
         )
         assert done.stderr.strip().endswith("0 []")
+
+
+def test_run_all_runs_every_study_and_ends_as_the_worst_did(monkeypatch, capsys):
+    ran = []
+
+    def run_study(options):
+        ran.append((options.name, options.seeds, options.set))
+        return 3 if options.name == "gate_init" else 0
+
+    monkeypatch.setattr(commands, "run_study", run_study)
+    changes = ["tuning.trials=2", "train.max_steps=3"]
+    options = [part for each in changes for part in ("--set", each)]
+    assert cli.main(["run", "--all", "--seeds", "1", *options]) == 3
+    assert [name for name, _, _ in ran] == [entry.name for entry in catalog.entries()]
+    for name, seeds, said in ran:
+        tuned = catalog.load(name).study.tuning is not None
+        assert (seeds, said) == (1, changes if tuned else changes[1:])
+    assert f"study 1 of {len(ran)}: ablation_table5" in capsys.readouterr().err
+
+
+def test_run_all_begins_no_study_where_one_cannot_be_run(monkeypatch, capsys):
+    monkeypatch.setattr(commands, "run_study", lambda options: pytest.fail("one has begun"))
+    assert cli.main(["run", "--all", "--set", "train.stps=3"]) == 2
+    assert "no setting 'train.stps'" in capsys.readouterr().err
+    assert cli.main(["run", "--all", "--variants", "hira"]) == 2
+    assert "no variant 'hira'" in capsys.readouterr().err
+    for wrong in (["run"], ["run", "ablation_table5", "--all"]):
+        with pytest.raises(SystemExit):
+            cli.main(wrong)
 
 
 def test_list_names_the_shipped_studies_anywhere(tmp_path):

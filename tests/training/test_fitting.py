@@ -80,23 +80,30 @@ class KilledError(Exception):
     pass
 
 
+@contextmanager
+def killed_after_saving(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Expect what runs here to end right after its checkpoint of a step."""
+    save = checkpoints.save
+
+    def save_and_die(folder: Path, state: checkpoints.TrainState) -> None:
+        save(folder, state)
+        if state.step == step:
+            raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "save", save_and_die)
+        with pytest.raises(KilledError):
+            yield
+
+
 def test_an_interrupted_trial_ends_like_one_that_was_not(
     make_trial: Any, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = make_trial(train={"accumulation": 2})
     whole = fit(trial, tmp_path / "whole", data_root=data_root)
 
-    save = checkpoints.save
-
-    def save_and_die(folder: Path, state: checkpoints.TrainState) -> None:
-        save(folder, state)
-        if state.step == 6:
-            raise KilledError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoints, "save", save_and_die)
-        with pytest.raises(KilledError):
-            fit(trial, tmp_path / "cut", data_root=data_root)
+    with killed_after_saving(6, monkeypatch):
+        fit(trial, tmp_path / "cut", data_root=data_root)
     (newest,) = (tmp_path / "cut" / "checkpoints").glob("step-00000006-*.pt")
     whole_bytes = newest.read_bytes()
     middle = len(whole_bytes) // 2
@@ -136,20 +143,9 @@ def test_resuming_is_exact_with_two_data_workers_a_schedule_and_dropout(
     )
     whole = fit(trial, tmp_path / "whole", data_root=data_root)
 
-    def stop_after(step: int) -> Any:
-        def save_and_die(folder: Path, state: checkpoints.TrainState) -> None:
-            save(folder, state)
-            if state.step == step:
-                raise KilledError
-
-        return save_and_die
-
-    save = checkpoints.save
     for step, folder in ((3, "first"), (6, "second")):
-        monkeypatch.setattr(checkpoints, "save", stop_after(step))
-        with pytest.raises(KilledError):
+        with killed_after_saving(step, monkeypatch):
             fit(trial, tmp_path / folder, data_root=data_root, resume_from=[tmp_path / "first"])
-    monkeypatch.setattr(checkpoints, "save", save)
     earlier = [tmp_path / "second", tmp_path / "first"]
     third = fit(trial, tmp_path / "third", data_root=data_root, resume_from=earlier)
     assert comparable(third) == comparable(whole)
@@ -311,17 +307,8 @@ def test_the_mean_of_the_last_weights_is_kept_where_it_is_asked_for(
         torch.testing.assert_close(saved[key].double(), mean, rtol=1e-6, atol=1e-8)
         assert not torch.equal(saved[key], value)
 
-    save = checkpoints.save
-
-    def save_and_die(folder: Path, state: checkpoints.TrainState) -> None:
-        save(folder, state)
-        if state.step == 6:
-            raise KilledError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoints, "save", save_and_die)
-        with pytest.raises(KilledError):
-            fit(trial, tmp_path / "cut", data_root=data_root)
+    with killed_after_saving(6, monkeypatch):
+        fit(trial, tmp_path / "cut", data_root=data_root)
     resumed = fit(trial, tmp_path / "second", data_root=data_root, resume_from=[tmp_path / "cut"])
     assert comparable(resumed) == comparable(whole)
     assert whole.metrics["val/step"] == 7  # what the kept weights are worth, measured at the end

@@ -55,7 +55,7 @@ def _figures(table: Table) -> Iterator[tuple[str, Figure]]:
     if binned:
         yield "gates", _gates(binned)
     if table.record.curve is not None:
-        yield "curve", _curve(table, table.record.curve)
+        yield "curve", draw_curve(table, table.record.curve)
 
 
 def _new_figure(width: float, height: float) -> Figure:
@@ -176,8 +176,11 @@ def _legend_outside(axes: Axes) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
 
 
-def _curve(table: Table, field: str) -> Figure:
-    """Draw the average along `field`, one line for each set of the other changes."""
+def draw_curve(table: Table, field: str) -> Figure:
+    """Draw the average along `field`, one line for each set of the other changes.
+
+    A row stands where its resolved configuration has it, whether it changes the field or not.
+    """
     figure = _new_figure(5.6, 3.6)
     axes = figure.add_subplot()
     lines: dict[str, list[tuple[float, TableRow]]] = {}

@@ -92,7 +92,12 @@ class Questions:
         return encode_choices(options, self.encoded, tokenizer)
 
     def likeliest(self, place: int, likelihoods: Sequence[float]) -> str:
-        """Return the option of the item at `place` that is likeliest; of equals the first."""
+        """Return the option of the item at `place` that is likeliest; of equals the first.
+
+        Args:
+            place: Of the item, from 0.
+            likelihoods: The log-likelihood of each of its options, in nats.
+        """
         best = max(range(len(likelihoods)), key=lambda option: likelihoods[option])
         return self.items[place].example.options[best]
 

@@ -87,20 +87,20 @@ _TABLES: Mapping[tuple[str, str], Callable[[Names], frozenset[str] | None]] = {
     ("gatera.adapter.gates", "GATES"): lambda names: names.gate,
     ("gatera.backbones", "LLAMA_HUB_IDS"): lambda names: frozenset({names.backbone}),
     ("gatera.tasks", "FAMILIES"): lambda names: names.task_families,
-    ("gatera.tasks.benchmarks.commonsense_hub", "SOURCES"): lambda names: names.tasks,
+    ("gatera.tasks.benchmarks.commonsense", "BENCHMARKS"): lambda names: names.tasks,
     ("gatera.tasks.prompts", "TEMPLATES"): lambda names: frozenset({names.template}),
 }
 
 
 # Families of tasks -> the table whose keys name them.
 _TASK_TABLES: Mapping[str, tuple[str, str]] = {
-    "commonsense": ("gatera.tasks.benchmarks.commonsense", "BENCHMARKS"),
+    # Not the table of what can be scored: one of them is trained on alone.
+    "commonsense": ("gatera.tasks.benchmarks.commonsense_hub", "SOURCES"),
     "mathematics": ("gatera.tasks.benchmarks.mathematics", "BENCHMARKS"),
     "multilingual": ("gatera.tasks.benchmarks.multilingual", "BENCHMARKS"),
     "dialogue": ("gatera.tasks.benchmarks.dialogue", "BENCHMARKS"),
     "world_families": ("gatera.tasks.world_families", "FAMILIES"),
 }
-_TRAINED_ON_ALONE: Mapping[str, str] = {"commonsense_170k": "commonsense"}  # in no such table
 
 
 _TABLES_OF: dict[str, dict[str, Callable[[Names], frozenset[str] | None]]] = {}
@@ -154,9 +154,7 @@ class Package:
 
     def _task_families(self, chosen: frozenset[str]) -> frozenset[str]:
         tables = _TASK_TABLES.items()
-        knowing = {family for family, table in tables if chosen & self.table_keys(*table)}
-        trained_on = {_TRAINED_ON_ALONE[task] for task in chosen & _TRAINED_ON_ALONE.keys()}
-        return frozenset(knowing | trained_on)
+        return frozenset(family for family, table in tables if chosen & self.table_keys(*table))
 
     def table_keys(self, module: str, variable: str) -> frozenset[str]:
         """Return the keys of a module's table.

@@ -29,6 +29,7 @@ from gatera.studies.search.search import Course, Search
 from gatera.studies.search.tuner import Tuner
 from gatera.studies.store.snapshot import take_snapshot
 from gatera.studies.store.store import Store
+from gatera.studies.views.budget import describe_tuning, tuning_lines
 from gatera.studies.views.gather import gather
 from gatera.studies.views.progress import whole_line
 
@@ -326,6 +327,8 @@ def test_each_point_has_a_trial_of_each_tuning_seed(store, twice):
         assert values_of(one, space) == values_of(other, space)
         assert other.seed == one.seed + 1
     assert len({trial.key for point in points for trial in point}) == 4
+    first, *_ = tuning_lines(describe_tuning(plan, None))
+    assert "4 trials a row of 40 steps, each with 2 seeds, 24 in all, 24 left" in first
     settled = run_all(store, plan, order=3)  # another supervisor before each of its trials
     stored = store.plan(plan.tuning_id)
     assert len(stored.trials) == 24

@@ -288,6 +288,21 @@ def test_a_departure_is_a_study_of_its_own(store, study):
         assert told.params == {GATE: "token"}
 
 
+def test_the_value_is_the_endpoint_and_a_result_without_it_counts_as_failed(store, study):
+    weighed = dataclasses.replace(
+        study, study=dataclasses.replace(study.study, endpoint="log_probability")
+    )
+    plan = make_plan(weighed, Request(seeds=2))
+    with_it, without = plan.trials_of("gatera")
+    commit(store, with_it, 0.5, metrics={"test/log_probability": -0.75})
+    commit(store, without, 0.5)
+    sync(store, plan)
+    told = by_key(store, plan.id)
+    assert told[with_it.key].value == -0.75
+    assert told[without.key].state == FAIL
+    assert optuna_study(store, plan.id).metric_names == ["test/log_probability"]
+
+
 def test_a_study_says_what_its_numbers_are(store, plan):
     sync(store, plan)
     found = optuna_study(store)
