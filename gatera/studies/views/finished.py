@@ -95,10 +95,7 @@ def read_predictions(store: Store, result: TrialResult) -> StoredPredictions:
 
     The store gives a result only where its predictions are those that it was computed from.
     """
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.read_table(store.predictions_path(result.key, result.attempt))
-    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    columns = _columns(store, result, "correct", "score", "log_probability")
     # Predictions of before there were metrics have right and wrong answers alone.
     scores = columns.get("score", columns["correct"])
     log_probabilities = columns.get("log_probability", [None] * len(scores))
@@ -109,15 +106,20 @@ def read_predictions(store: Store, result: TrialResult) -> StoredPredictions:
 
 def read_clusters(store: Store, result: TrialResult) -> Mapping[str, Mapping[int, str]]:
     """Return task -> item -> what it asks about, "" where it stands alone, from the predictions."""
+    columns = _columns(store, result, "cluster")
+    # Predictions of before there were clusters have none.
+    return _by_task(columns, columns.get("cluster", [None] * len(columns["task"])))
+
+
+def _columns(store: Store, result: TrialResult, *wanted: str) -> dict[str, list[Json]]:
+    """Return columns of the predictions by name, of those wanted that there are; no texts."""
     import pyarrow.parquet
 
     path = store.predictions_path(result.key, result.attempt)
-    names = ["task", "index", "cluster"]
-    if "cluster" not in pyarrow.parquet.read_schema(path).names:
-        return {}  # predictions of before there were clusters
+    there = pyarrow.parquet.read_schema(path).names
+    names = [name for name in ("task", "index", *wanted) if name in there]
     table = pyarrow.parquet.read_table(path, columns=names)
-    columns = {name: table.column(name).to_pylist() for name in names}
-    return _by_task(columns, columns["cluster"])
+    return {name: table.column(name).to_pylist() for name in names}
 
 
 def _by_task(

@@ -17,7 +17,7 @@ from gatera.studies.store.index import Entry, details_of
 from gatera.studies.store.results import ResultReader
 from gatera.studies.store.snapshot import status_of, take_snapshot
 from gatera.studies.store.store import Store
-from gatera.studies.views.finished import read_finished
+from gatera.studies.views.finished import read_clusters, read_finished, read_predictions
 from gatera.studies.views.gather import gather
 
 
@@ -44,18 +44,18 @@ def write_course(store, trial, attempt, losses):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """The results and predictions that were read, whole, since this was last emptied."""
+    """The results and scores that were read since this was last emptied."""
     found = []
     read, read_table = ResultReader._read, pyarrow.parquet.read_table
+
+    def read_noted(path, columns):
+        assert "output" not in columns  # texts are long, and no table needs them
+        if "score" in columns:
+            found.append(path)
+        return read_table(path, columns=columns)
+
     monkeypatch.setattr(ResultReader, "_read", lambda *each: found.append(each) or read(*each))
-    monkeypatch.setattr(
-        pyarrow.parquet,
-        "read_table",
-        lambda path, columns=None: (
-            columns or found.append(path),
-            read_table(path, columns=columns),
-        )[1],
-    )
+    monkeypatch.setattr(pyarrow.parquet, "read_table", read_noted)
     return found
 
 
@@ -87,6 +87,18 @@ def test_values_of_items_are_packed_and_unpacked():
     assert details["scores"]["asked"][1:] == ["digits", "101"]
     assert entry.curve("train/loss") == ((1, 0.5), (20, 0.25))
     assert entry.curve("val/accuracy") == ()
+
+
+def test_predictions_of_before_there_were_scores_are_read(filled, plan):
+    trial = plan.trials[0]
+    result = filled.result(trial.key)
+    path = filled.predictions_path(trial.key, result.attempt)
+    table = pyarrow.parquet.read_table(path, columns=["task", "index", "correct"])
+    now = read_predictions(filled, result)
+    pyarrow.parquet.write_table(table, path)
+    before = read_predictions(filled, result)
+    assert before.scores == now.scores
+    assert (before.log_probabilities, read_clusters(filled, result)) == ({}, {})
 
 
 def test_scores_that_are_not_those_of_the_predictions_are_refused(filled, plan):
