@@ -227,16 +227,25 @@ def _mean_by_task(
 
 
 def _mean_gates(results: Sequence[TrialResult]) -> dict[str, Json]:
-    """Return the overall gate statistics, averaged over seeds, for each kind of token."""
+    """Return the gate statistics for each kind of token and of each task, averaged over seeds."""
     gated = [result.gates for result in results if result.gates]
     if not gated:
         return {}
+    means: dict[str, Json] = _mean_of_parts(gated, ("overall", "prompt", "answer"))
+    means["tasks"] = {
+        task: _mean_of_parts([gates["tasks"][task] for gates in gated], ("prompt", "answer"))
+        for task in gated[0].get("tasks", {})
+    }
+    return means
+
+
+def _mean_of_parts(
+    gated: Sequence[Mapping[str, Json]], parts: Sequence[str]
+) -> dict[str, dict[str, float]]:
     return {
-        tokens: {
-            name: basic.fmean(gates[tokens][name] for gates in gated) for name in gated[0][tokens]
-        }
-        for tokens in ("overall", "prompt", "answer")
-        if tokens in gated[0]
+        part: {name: basic.fmean(gates[part][name] for gates in gated) for name in gated[0][part]}
+        for part in parts
+        if part in gated[0]
     }
 
 

@@ -171,6 +171,38 @@ def test_the_numbers_of_every_section_are_those_of_the_other_forms(record):
         assert sum(by_seed.values()) / 3 == pytest.approx(row["average"])
 
 
+def test_gates_are_told_by_task_where_there_are_several(record):
+    table = build_table(record)
+    assert "## Gates by task" not in markdown(table)  # these results know of no tasks
+
+    def with_tasks(result):
+        if not result.gates:
+            return result
+        tasks = {
+            task: {
+                part: {"mean": (result.seed + 1) / 10 + n / 100} for part in ("prompt", "answer")
+            }
+            for n, task in enumerate(record.tasks)
+        }
+        return dataclasses.replace(result, gates={**result.gates, "tasks": tasks})
+
+    rows = [
+        dataclasses.replace(
+            row,
+            trials=tuple(
+                dataclasses.replace(t, result=with_tasks(t.result)) if t.result else t
+                for t in row.trials
+            ),
+        )
+        for row in record.rows
+    ]
+    table = build_table(dataclasses.replace(record, rows=tuple(rows)))
+    shown = section_of(markdown(table), "Gates by task")
+    assert set(shown) == {"static_gate", "gatera"}
+    means = [shown["gatera"][task] for task in record.tasks]
+    assert means == [f"{0.2 + n / 100:.3f}" for n in range(len(record.tasks))]  # seeds 0, 1, 2
+
+
 def test_all_forms_hold_the_same_numbers(record):
     table = build_table(record)
     rows = json_rows(table)

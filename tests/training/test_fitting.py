@@ -58,11 +58,16 @@ def test_a_trial_gives_the_same_bytes_twice(
     for name in ("test/accuracy/boolq", "test/accuracy", "test/no_keyword/boolq", "val/accuracy"):
         assert 0.0 <= first.metrics[name] <= 1.0
     assert 0.3 < first.metrics["gate/mean"] < 0.7  # a fresh gate is half open
-    assert set(first.gates) == {"overall", "prompt", "answer", "modules", "items", "histogram"}
+    parts_of_gates = {"overall", "prompt", "answer", "modules", "tasks", "items", "histogram"}
+    assert set(first.gates) == parts_of_gates
     assert sum(first.gates["histogram"]) == pytest.approx(1)
     middle = sum(share * (place + 0.5) for place, share in enumerate(first.gates["histogram"])) / 20
     assert middle == pytest.approx(first.gates["overall"]["mean"], abs=0.025)  # half a bin
     assert len(first.gates["modules"]) == 4
+    of_tasks = first.gates["tasks"]
+    assert list(of_tasks) == first.config["data"]["tasks"]
+    means = [of_task["prompt"]["mean"] for of_task in of_tasks.values()]
+    assert min(means) <= first.gates["prompt"]["mean"] <= max(means)
     assert first.parts["training"]["dropped_items"] == 3  # test questions among the records
     predictions = pd.read_parquet(files[0])
     texts = ["task", "index", "cluster", "output", "extracted", "answer"]

@@ -125,6 +125,20 @@ def gate_cells(table: Table) -> Cells:
     return Cells(header, lines)
 
 
+def task_gate_cells(table: Table) -> Cells | None:
+    """Return the gates' means by task, on the prompt and on the answer; None for a lone task."""
+    tasks = table.record.tasks
+    rows = [row for row in table.rows if row.gates.get("tasks")]
+    if not rows or len(tasks) < 2:
+        return None
+    lines = [
+        [row.variant, part, *(_gate_mean(row.gates["tasks"][task].get(part)) for task in tasks)]
+        for row in rows
+        for part in ("prompt", "answer")
+    ]
+    return Cells(["variant", "tokens of the", *tasks], lines)
+
+
 def matched_cells(table: Table) -> Cells | None:
     """Return what each row lost of pre-trained knowledge at equal accuracy; None where unknown."""
     header = [

@@ -16,6 +16,7 @@ from gatera.reports.forms.cells import (
     other_cells,
     paper_cells,
     signal_cells,
+    task_gate_cells,
     tuning_cells,
 )
 from gatera.reports.forms.notes import footnotes, provenance, settings
@@ -48,6 +49,8 @@ def markdown(table: Table, *, measured: bool = True, figures: Sequence[str] = ()
         blocks += ["## Diagnosis", _DIAGNOSIS_READING, _listed(findings)]
     if any(row.gates for row in table.rows):
         blocks += ["## Gates", _markdown_table(gate_cells(table)), _gate_reading(record)]
+    if cells := task_gate_cells(table):
+        blocks += ["## Gates by task", _markdown_table(cells), _TASK_GATES_READING]
     if any(row.tuning for row in table.rows):
         blocks += ["## Tuning", _markdown_table(tuning_cells(table)), _TUNING_READING]
     if table.paper is not None:
@@ -250,6 +253,8 @@ def _gate_reading(record: StudyRecord) -> str:
         "at one half)."
     )
 
+
+_TASK_GATES_READING = "Means of the gates above over the tokens of each task's items."
 
 _TUNING_READING = (
     "Chosen on validation data before any seed ran, with the same number of tuning trials for "

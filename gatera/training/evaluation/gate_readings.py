@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,15 +32,18 @@ def survey_gates(
     Returns:
         {"overall", "prompt", "answer": {mean, share_below_0.1, share_above_0.9, entropy, and
         share_skipped with a threshold}, each the mean over modules; "modules": {module: the same
-        over all tokens}; "histogram": share of gates in each of `HISTOGRAM_BINS` equal bins, mean
-        over modules; "items"}. Empty where nothing is gated. Prompt tokens include the last, which
-        predicts the first of the answer.
+        over all tokens}; "tasks": {task: {"prompt", "answer": the same}}; "histogram": share of
+        gates in each of `HISTOGRAM_BINS` equal bins, mean over modules; "items"}. Empty where
+        nothing is gated. Prompt tokens include the last, which predicts the first of the answer.
     """
     model.eval()
-    overall, prompt, answer = _Histogram(), GateStatistics(), GateStatistics()
+    overall = _Histogram()
+    of_tasks: dict[str, dict[str, GateStatistics]] = {}
     pad = padding_token(tokenizer)
     items = 0
     for questions in asked:
+        of_task = _by_part()
+        of_tasks[questions.items[0].task] = of_task
         places = list(range(min(ITEMS_PER_TASK, len(questions))))
         items += len(places)
         for start in range(0, len(places), batch_size):
@@ -51,16 +54,28 @@ def survey_gates(
             if not gates.overall():
                 return {}
             gates.add_to(overall)
-            gates.add_to(prompt, tokens=1 - batch["answer_mask"])
-            gates.add_to(answer, tokens=batch["answer_mask"])
+            gates.add_to(of_task["prompt"], tokens=1 - batch["answer_mask"])
+            gates.add_to(of_task["answer"], tokens=batch["answer_mask"])
+    every = _by_part()
+    for of_task in of_tasks.values():
+        for part, statistics in of_task.items():
+            every[part].add_all(statistics)
     return {
         "overall": overall.overall(),
-        "prompt": prompt.overall(),
-        "answer": answer.overall(),
+        **_means(every),
         "modules": overall.modules(),
+        "tasks": {task: _means(of_task) for task, of_task in of_tasks.items()},
         "histogram": overall.histogram(),
         "items": items,
     }
+
+
+def _by_part() -> dict[str, GateStatistics]:
+    return {"prompt": GateStatistics(), "answer": GateStatistics()}
+
+
+def _means(of_parts: Mapping[str, GateStatistics]) -> dict[str, dict[str, float]]:
+    return {part: statistics.overall() for part, statistics in of_parts.items()}
 
 
 class _Histogram(GateStatistics):
