@@ -64,8 +64,12 @@ class Dora(Delta):
 
     @torch.no_grad()
     def _norm(self, W: Tensor, p: Parameters) -> Tensor:
-        """‖V‖ of each output, (out,), rounded to W's type as the magnitude once was."""
+        """‖V‖ of each output, (out,), rounded to W's type as the magnitude once was.
+
+        Of an output without weights it is the smallest number above 0 in place of 0, which nothing
+        can be divided by: such an output begins at m / ‖V‖ = 1, as all others do.
+        """
         with without_autocast(W):
             V = W + self.scaling * torch.mm(p["B"], p["A"])
             norm: Tensor = torch.linalg.vector_norm(V, dim=1)
-            return norm.to(W.dtype)
+            return norm.to(W.dtype).clamp(min=torch.finfo(W.dtype).tiny)

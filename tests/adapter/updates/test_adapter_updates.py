@@ -89,6 +89,32 @@ def test_a_fresh_dora_is_the_identity_in_bfloat16(base: nn.Module) -> None:
     assert torch.equal(model(x), low(x))
 
 
+@pytest.mark.parametrize("gate", ["none", "token"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dora_trains_where_an_output_has_no_weights(
+    base: nn.Module, gate: str, dtype: torch.dtype
+) -> None:
+    """Weight decay leaves such rows in what rotary embeddings hardly turn."""
+    with torch.no_grad():
+        base[0].weight[1].zero_()
+    model = adapted(base.to(dtype), delta="dora", gate=gate, init_weights=True)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=0.1)
+    x, wanted = torch.randn(16, IN, dtype=dtype), torch.ones(OUT, dtype=dtype)
+    assert torch.equal(model(x)[:, 1], base[0].bias[1].expand(16))
+    before = None
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = (model(x) - wanted).float().square().mean(0)
+        loss.sum().backward()
+        assert all(torch.isfinite(p.grad).all() for p in trained)
+        optimizer.step()
+        before = float(loss[1]) if before is None else before
+    assert float(loss[1]) < 0.9 * before  # that output learns too
+    if gate == "none":
+        assert torch.isfinite(model.base_model.model[0].get_delta_weight("default")).all()
+
+
 def test_a_closed_gate_gives_the_base_layer_back_under_dora(base: nn.Module) -> None:
     model = adapted(base, delta="dora", gate="static", gate_bias=-200.0)
     with torch.no_grad():
