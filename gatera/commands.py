@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gatera.errors import InputError
+
 if TYPE_CHECKING:
     from gatera.reports.judging.paired import PairedDifference
     from gatera.studies.catalog import LoadedStudy
@@ -53,11 +55,13 @@ def show_plan(options: argparse.Namespace) -> int:
     from gatera.studies.store.snapshot import take_snapshot
     from gatera.studies.views.budget import as_stored, describe_tuning, tuning_snapshot
     from gatera.studies.views.forecast import estimate, expected_detectable_difference, plan_text
+    from gatera.studies.views.gpu_cost import described, gpu_cost
     from gatera.studies.views.outlook import trial_outlook
 
     store = _existing_store(options, verifies=False)
     plan = as_stored(store, _make_plan(options))
     counted = describe_variants(plan)
+    on_gpu = gpu_cost(plan, {name: of_row.pop("computation") for name, of_row in counted.items()})
     snapshot = take_snapshot(store, plan) if store is not None else None
     answer = {
         "study": plan.study,
@@ -69,11 +73,12 @@ def show_plan(options: argparse.Namespace) -> int:
                 "differs": {field: list(pair) for field, pair in plan.differing(name).items()},
                 "undeclared": plan.undeclared(name),
                 **counted[name],
+                "gpu": None if on_gpu is None else on_gpu.of_rows[name].to_json(),
             }
             for name, changes in plan.changes.items()
         },
         "tuning": describe_tuning(plan, tuning_snapshot(store, plan)),
-        "estimate": estimate(plan, snapshot),
+        "estimate": {**estimate(plan, snapshot), "gpu": described(on_gpu)},
         "detectable_difference": expected_detectable_difference(
             plan, _measured_spread(store, plan)
         ),
@@ -117,8 +122,17 @@ def run_studies(options: argparse.Namespace) -> int:
     statuses = []
     for number, each in enumerate(of_each, start=1):
         print(f"study {number} of {len(of_each)}: {each.name}", file=sys.stderr)
-        statuses.append(run_study(each))
+        statuses.append(_run_one_of_many(each))
     return max(statuses, default=0)
+
+
+def _run_one_of_many(options: argparse.Namespace) -> int:
+    """Run a study; what it cannot be run with is said, and keeps no other from running."""
+    try:
+        return run_study(options)
+    except InputError as error:
+        print(f"gatera: {options.name}: {error}", file=sys.stderr)
+        return USAGE_ERROR
 
 
 def _for_study(options: argparse.Namespace, name: str) -> argparse.Namespace:

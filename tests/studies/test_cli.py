@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gatera import cli, commands
+from gatera.errors import InputError
 from gatera.studies import catalog
 from gatera.studies.store.store import Store
 
@@ -70,6 +71,22 @@ def test_run_all_runs_every_study_and_ends_as_the_worst_did(monkeypatch, capsys)
         tuned = catalog.load(name).study.tuning is not None
         assert (seeds, said) == (1, changes if tuned else changes[1:])
     assert f"study 1 of {len(ran)}: ablation_table5" in capsys.readouterr().err
+
+
+def test_run_all_goes_on_after_a_study_that_could_not_end(monkeypatch, capsys):
+    ran = []
+
+    def run_study(options):
+        ran.append(options.name)
+        if options.name == "coverage_table4":
+            raise InputError("every tuning trial of dora diverged")
+        return 0
+
+    monkeypatch.setattr(commands, "run_study", run_study)
+    assert cli.main(["run", "--all"]) == 2
+    assert ran == [entry.name for entry in catalog.entries()]
+    said = capsys.readouterr().err
+    assert "gatera: coverage_table4: every tuning trial of dora diverged\n" in said
 
 
 def test_run_all_begins_no_study_where_one_cannot_be_run(monkeypatch, capsys):

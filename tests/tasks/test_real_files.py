@@ -15,7 +15,9 @@ from gatera.errors import InputError
 from gatera.tasks.benchmarks import dialogue
 from gatera.tasks.benchmarks.commonsense_hub import SOURCES
 from gatera.tasks.example import Example, content_hash
+from gatera.tasks.extents import EXTENTS
 from gatera.tasks.mixture import load_mixture, questions_also_tested
+from gatera.tasks.prompts import render_prompt
 
 ROOT = Path(os.environ.get("GATERA_DATA_ROOT", "/nonexistent"))
 SIZES = {  # (training records, test records)
@@ -39,6 +41,17 @@ def test_sets_have_their_published_sizes_and_answers(task: str) -> None:
     assert len(test) == testing
     for example in [*held_out, *test]:
         assert tasks.extract_answer(task, example.output) == example.answer
+
+
+@pytest.mark.parametrize("task", ["arc_easy", "gsm8k", "xnli_fr", "mgsm_zh", "convai2"])
+def test_estimates_know_the_size_of_a_set(task: str) -> None:
+    items, extent = tasks.load(task, "test", ROOT), EXTENTS[task]["test"]
+    assert len(items) == extent.items
+    prompts = [len(render_prompt("alpaca", item)) for item in items]
+    assert sum(prompts) / len(items) == pytest.approx(extent.prompt, abs=1)
+    assert sum(len(item.output) for item in items) / len(items) == pytest.approx(
+        extent.response, abs=1
+    )
 
 
 def test_two_arc_questions_are_dropped() -> None:

@@ -8,9 +8,17 @@ from typing import Any
 
 import pytest
 
+from gatera.studies.plan.configuration import scale_defaults
 from gatera.training import parameter_counts
 
 MODULES = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
+
+
+def resolved(backbone: str, **adapter: Any) -> dict[str, Any]:
+    """Return a configuration with every field, as a plan has it."""
+    config = scale_defaults("paper")
+    section = {**config["adapter"], "target_modules": MODULES, **adapter}
+    return {**config, "backbone": {"name": backbone}, "adapter": section}
 
 
 def ask(monkeypatch: pytest.MonkeyPatch, capsys: Any, configs: list[Any]) -> tuple[int, Any]:
@@ -34,20 +42,13 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: Any, configs: list[Any]) -> tup
 def test_shares_are_those_of_the_paper(
     backbone: str, adapter: dict[str, Any], percent: str
 ) -> None:
-    config = {
-        "backbone": {"name": backbone},
-        "adapter": {"method": "gatera", "r": 32, "target_modules": MODULES, **adapter},
-    }
-    counted = parameter_counts.describe(config)
+    counted = parameter_counts.describe(resolved(backbone, **adapter))
     assert f"{counted['trainable_percent']:.4f}" == percent
 
 
 def test_a_token_gate_costs_one_row_and_a_bias_a_layer() -> None:
-    config = {
-        "backbone": {"name": "llama-3-8b"},
-        "adapter": {"method": "gatera", "target_modules": ["q_proj"]},
-    }
-    ungated = {**config, "adapter": {**config["adapter"], "gate": "none"}}
+    config = resolved("llama-3-8b", target_modules=["q_proj"])
+    ungated = resolved("llama-3-8b", target_modules=["q_proj"], gate="none")
     gate = (
         parameter_counts.describe(config)["trainable_parameters"]
         - parameter_counts.describe(ungated)["trainable_parameters"]
@@ -58,15 +59,11 @@ def test_a_token_gate_costs_one_row_and_a_bias_a_layer() -> None:
 def test_requests_are_answered_in_order_and_the_frozen_backbone_trains_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    configs = [
-        {"backbone": {"name": "smollm2"}, "adapter": {"method": "frozen"}},
-        {
-            "backbone": {"name": "smollm2"},
-            "adapter": {"method": "gatera", "r": 2, "target_modules": ["k_proj"]},
-        },
-    ]
+    frozen = {**resolved("smollm2"), "adapter": {"method": "frozen"}, "train": {"dtype": "float32"}}
+    configs = [frozen, resolved("smollm2", r=2, target_modules=["k_proj"])]
     status, answer = ask(monkeypatch, capsys, configs)
     assert status == 0
+    assert answer[0].pop("computation")["weight_bytes"] == 4 * 134_515_008
     assert answer[0] == {
         "trainable_parameters": 0,
         "all_parameters": 134_515_008,
@@ -76,8 +73,7 @@ def test_requests_are_answered_in_order_and_the_frozen_backbone_trains_nothing(
 
 
 def test_what_cannot_be_built_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    adapter = {"method": "gatera", "target_modules": ["q_proj", "fc1"]}
-    config = {"backbone": {"name": "smollm2"}, "adapter": adapter}
+    config = resolved("smollm2", target_modules=["q_proj", "fc1"])
     status, answer = ask(monkeypatch, capsys, [config])
     assert status == 2
     assert answer == {

@@ -1,19 +1,18 @@
-"""Counts of a plan's parameters, asked of a short child process that may load torch."""
+"""Counts of a plan's parameters and operations, by a short child process that may load torch."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 
 from gatera.errors import InputError
 from gatera.studies.plan.plan import Plan
 from gatera.trial import Json, plain
 
 
-def describe_variants(plan: Plan) -> dict[str, Mapping[str, Json]]:
-    """Return the parameter counts of each variant, counted without weights.
+def describe_variants(plan: Plan) -> dict[str, dict[str, Json]]:
+    """Return what `gatera.training.parameter_counts` says of each variant.
 
     Raises:
         InputError: a backbone or an adapter cannot be built, such as a target module that the

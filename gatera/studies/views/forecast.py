@@ -12,6 +12,7 @@ from gatera.studies.plan.plan import Plan
 from gatera.studies.store.snapshot import Snapshot
 from gatera.studies.study import FROZEN
 from gatera.studies.views.budget import tuning_lines
+from gatera.studies.views.gpu_cost import gpu_line
 from gatera.studies.views.progress import duration
 from gatera.terminal import table_lines
 from gatera.trial import Json
@@ -92,12 +93,18 @@ def plan_text(plan: Plan, answer: Mapping[str, Json]) -> str:
         role = "(reference)" if name == plan.reference else ""
         share = f"({described['trainable_percent']:.4f} %)"
         trainable = f"{described['trainable_parameters']:,} trainable {share}"
-        rows.append(("", name, f"seeds {_span(seeds)}", trainable, f"{changes} {role}".strip()))
-    lines += table_lines(rows, right={3})
+        gpu = described["gpu"]
+        cost = "" if gpu is None else f"{gpu['hours']:,.2f} h, {gpu['memory_gib']:.0f} GiB"
+        rows.append(
+            ("", name, f"seeds {_span(seeds)}", trainable, cost, f"{changes} {role}".strip())
+        )
+    lines += table_lines(rows, right={3, 4})
     if answer["tuning"] is not None:
         lines += ["", *tuning_lines(answer["tuning"])]
     lines += ["", *_reason_lines(answer["trials"]), *answer["notes"]]
-    return "\n".join([*lines, _cost_line(answer["estimate"]), _power_line(answer)])
+    cost = answer["estimate"]
+    on_gpu = [gpu_line(cost["gpu"])] if cost["gpu"] is not None else []
+    return "\n".join([*lines, _cost_line(cost), *on_gpu, _power_line(answer)])
 
 
 def _reason_lines(trials: Sequence[Mapping[str, Json]]) -> list[str]:
