@@ -1,10 +1,12 @@
-"""What was read of finished trials, in one file: thousands of results need not be opened again.
+"""What was read of finished trials, in two files: thousands of results need not be opened again.
 
-    index.jsonl     a line that says what made it and what trials share, then a line a trial
+    index.jsonl            a line that says what made it, then a line a trial: enough to count them
+    index.contents.jsonl   a line of what trials share, then a line a trial: what a table reads
 
 A copy: nothing is lost with it. A line counts as long as the files that it was read from have the
 sizes and times that they had then; who writes a table compares their bytes too (`ResultReader`).
-Each line begins with its own hash, so that damage to it is noticed. The supervisor writes it.
+Each line begins with its own hash, so that damage to it is noticed, and the first file has the
+hashes of the second's. The supervisor writes them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import functools
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,16 +44,26 @@ class Marks:
 
 @dataclass(frozen=True)
 class Entry:
-    """What was read of one finished trial."""
+    """What has to be known of a finished trial to count it."""
 
     marks: Marks | None  # None: its files may still change, and the index does not keep it
     sha256: str  # of the bytes of result.json
-    result: TrialResult
-    is_current: bool  # whether today's code would give it: this index is read by that alone
+    predictions_sha256: str
+    attempt: int  # that gave the result
     newest: int  # the newest claim; each attempt's record was there
+    is_current: bool  # whether today's code would give it: this index is read by that alone
+    is_frozen: bool
     seconds: float  # of its own attempts together
     trained_seconds: float  # of the training of its weights, where another trial trained them
-    details: Mapping[str, Json]  # as `details_of` packs them; whoever only counts needs none
+    scoring_seconds: float
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a table reads of a finished trial."""
+
+    result: TrialResult
+    details: Mapping[str, Json]  # as `details_of` packs them
 
     @property
     def scores(self) -> Items:
@@ -90,9 +102,10 @@ class Index:
 
     def __init__(self, path: Path) -> None:
         """Read nothing yet."""
-        self._path = path
+        self._path, self._contents_path = path, path.with_suffix(f".contents{path.suffix}")
         self._entries: dict[str, Entry] = {}  # by key, of the lines that were asked for
-        self._noted: dict[str, Entry] = {}  # by key, not written yet
+        self._contents: dict[str, Contents] = {}
+        self._noted = False  # whether there is something that was not written yet
 
     @property
     def is_there(self) -> bool:
@@ -100,53 +113,89 @@ class Index:
         return bool(self._lines)
 
     def entry(self, key: str) -> Entry | None:
-        """Return what was read of the trial with `key`; None where the index does not say."""
+        """Return what counts a trial; None where the index does not say."""
         if key not in self._entries and (line := self._lines.get(key)) is not None:
-            self._entries[key] = _entry(json.loads(line), self._shared)
+            self._entries[key] = _entry(json.loads(line)["entry"])
         return self._entries.get(key)
 
-    def note(self, key: str, entry: Entry) -> None:
+    def contents(self, key: str) -> Contents | None:
+        """Return what a table reads of a trial; None where the index does not say."""
+        if key not in self._contents and (line := self._lines.get(key)) is not None:
+            shared, texts = self._texts
+            if (text := texts.get(json.loads(line)["contents"])) is not None:
+                self._contents[key] = _contents(json.loads(text), shared)
+        return self._contents.get(key)
+
+    def note(self, key: str, entry: Entry, contents: Contents) -> None:
         """Let `save` write what was read of the trial with `key`."""
         if entry.marks is not None:
-            self._entries[key] = self._noted[key] = entry
+            self._entries[key], self._contents[key] = entry, contents
+            self._noted = True
 
     def save(self) -> None:
         """Write the index, where something was noted."""
         if not self._noted:
             return
-        entries = {key: each for key in self._lines if (each := self.entry(key)) is not None}
-        entries |= self._noted
         shared: dict[str, int] = {}
-        lines = [f"{key} {json.dumps(_packed(e, shared))}" for key, e in sorted(entries.items())]
-        values = [json.loads(text) for text in shared]
-        first = json.dumps({"source": source_sha256(), _SHARED: values})
-        write_whole(self._path, "".join(f"{_sha256(each)} {each}\n" for each in (first, *lines)))
-        self.__dict__.pop("_content", None)
-        self._noted.clear()
+        entries, texts = [], []
+        for key in sorted(self._lines.keys() | self._entries.keys()):
+            entry, contents = self.entry(key), self.contents(key)
+            if entry is not None and contents is not None:
+                text = json.dumps(_packed(contents, shared))
+                line = {"entry": dataclasses.astuple(entry), "contents": _sha256(text)}
+                entries.append(f"{key} {json.dumps(line)}")
+                texts.append(text)
+        first = json.dumps({_SHARED: [json.loads(text) for text in shared]})
+        made_by = json.dumps({"source": source_sha256(), _SHARED: _sha256(first)})
+        # What the entries speak of comes first: they name it by its hash, so that a process that
+        # dies in between leaves none that is taken for another.
+        _write_lines(self._contents_path, (first, *texts))
+        _write_lines(self._path, (made_by, *entries))
+        for name in ("_head", "_texts"):
+            self.__dict__.pop(name, None)
+        self._noted = False
 
     @property
     def _lines(self) -> dict[str, str]:
-        return self._content[1]
-
-    @property
-    def _shared(self) -> list[Json]:
-        return self._content[0]
+        """The text of each entry that is whole, by key."""
+        return self._head[1]
 
     @functools.cached_property
-    def _content(self) -> tuple[list[Json], dict[str, str]]:
-        """What trials share, and the text of each line that is whole, by key."""
-        try:
-            lines = self._path.read_text(errors="replace").splitlines()
-        except OSError:
-            return [], {}
-        whole = [text for line in lines if (text := _checked(line)) is not None]
-        if not whole or whole[0] != _checked(lines[0]):
-            return [], {}
-        first = json.loads(whole[0])
+    def _head(self) -> tuple[str, dict[str, str]]:
+        """The hash of what trials share, and the text of each entry that is whole, by key."""
+        first, lines = _read_lines(self._path)
         if not isinstance(first, dict) or first.get("source") != source_sha256():
-            return [], {}
-        pairs = (text.partition(" ") for text in whole[1:])
+            return "", {}
+        pairs = (text.partition(" ") for text in lines.values())
         return first[_SHARED], {key: text for key, _, text in pairs}
+
+    @functools.cached_property
+    def _texts(self) -> tuple[list[Json], dict[str, str]]:
+        """What trials share, and the text of each trial's contents that is whole, by its hash."""
+        first, lines = _read_lines(self._contents_path)
+        if first is None or _sha256(json.dumps(first)) != self._head[0]:
+            return [], {}
+        return first[_SHARED], lines
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    write_whole(path, "".join(f"{_sha256(each)} {each}\n" for each in lines))
+
+
+def _read_lines(path: Path) -> tuple[Json, dict[str, str]]:
+    """Return the value of the first line, None where it is not whole, and hash -> text of others.
+
+    A line that is not what was written is left out.
+    """
+    try:
+        lines = path.read_text(errors="replace").split("\n")
+    except OSError:
+        return None, {}
+    pairs = [(digest, text) for digest, _, text in (line.partition(" ") for line in lines)]
+    if _sha256(pairs[0][1]) != pairs[0][0]:
+        return None, {}
+    whole = {digest: text for digest, text in pairs[1:] if digest == _sha256(text)}
+    return json.loads(pairs[0][1]), whole
 
 
 @functools.cache
@@ -162,41 +211,33 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _checked(line: str) -> str | None:
-    """Return what a line says; None where it is not what was written."""
-    digest, _, text = line.partition(" ")
-    return text if digest == _sha256(text) else None
-
-
 # A line's form
 
 
-def _packed(entry: Entry, shared: dict[str, int]) -> Json:
-    """Return an entry as JSON values; add to `shared` what other trials may say too."""
+def _entry(fields: Sequence[Json]) -> Entry:
+    marks = Marks(*(None if each is None else tuple(each) for each in fields[0]))
+    return Entry(marks, *fields[1:])
+
+
+def _packed(contents: Contents, shared: dict[str, int]) -> Json:
+    """Return contents as JSON values; add to `shared` what other trials may say too."""
 
     def place(value: Json) -> Json:
         return {_SHARED: shared.setdefault(canonical_json(value), len(shared))}
 
     result: dict[str, Any] = {
-        field.name: getattr(entry.result, field.name) for field in dataclasses.fields(TrialResult)
+        field.name: getattr(contents.result, field.name)
+        for field in dataclasses.fields(TrialResult)
     }
     result["config"] = place(result["config"])
     result["provenance"] = {
         part: said and {name: place(v) if isinstance(v, Mapping) else v for name, v in said.items()}
         for part, said in result["provenance"].items()
     }
-    return {
-        "marks": entry.marks and dataclasses.astuple(entry.marks),
-        "sha256": entry.sha256,
-        "result": result,
-        "is_current": entry.is_current,
-        "newest": entry.newest,
-        "seconds": [entry.seconds, entry.trained_seconds],
-        "details": entry.details,
-    }
+    return {"result": result, "details": contents.details}
 
 
-def _entry(value: Json, shared: list[Json]) -> Entry:
+def _contents(value: Json, shared: list[Json]) -> Contents:
     result = value["result"]
 
     def placed(said: Json) -> Json:
@@ -208,17 +249,7 @@ def _entry(value: Json, shared: list[Json]) -> Entry:
         part: said and {name: placed(each) for name, each in said.items()}
         for part, said in result["provenance"].items()
     }
-    seconds, trained_seconds = value["seconds"]
-    return Entry(
-        Marks(*(None if each is None else tuple(each) for each in value["marks"])),
-        value["sha256"],
-        TrialResult.from_json(result),
-        value["is_current"],
-        value["newest"],
-        seconds,
-        trained_seconds,
-        value["details"],
-    )
+    return Contents(TrialResult.from_json(result), value["details"])
 
 
 def _packed_items(values: Mapping[int, float]) -> tuple[list[int] | None, str, str]:

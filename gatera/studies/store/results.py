@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from gatera.trial import TrialResult, sha256_of
 class CheckedResult:
     """What a result file holds, and what is wrong with it."""
 
-    result: TrialResult | None = None  # None where there is none that is whole
+    is_whole: bool = False  # whether there is a result, and nothing wrong with it
+    result: TrialResult | None = None  # of a whole one, where it had to be read to know that
     damage: str | None = None  # what is wrong, where there is one that is not
     # Path and signature of the file and of its predictions; text, of which thousands are looked at.
     files: tuple[tuple[str, Signature | None], ...] = ()
@@ -48,8 +50,21 @@ class ResultReader:
         self._index, self._verifies = index, verifies
         self._seen: dict[str, CheckedResult] = {}  # by key
 
+    def result(self, key: str) -> TrialResult | None:
+        """Return the result of the trial with `key`; None where there is none that is whole."""
+        checked = self.read(key)
+        if checked.is_whole and checked.result is None:
+            contents = self._index.contents(key)
+            path = self._result_path(key)
+            if contents is not None:
+                checked = dataclasses.replace(checked, result=contents.result)
+            elif (found := signature(path)) is not None:  # the index is damaged there
+                checked = self._read(key, path, found)
+            self._seen[key] = checked
+        return checked.result
+
     def read(self, key: str) -> CheckedResult:
-        """Return what the result file of the trial with `key` holds."""
+        """Return what is known of the result file of the trial with `key`."""
         seen = self._seen.get(key)
         if seen is None or any(signature(path) != then for path, then in seen.files):
             seen = self._check(key, self._result_path(key))
@@ -71,17 +86,17 @@ class ResultReader:
         entry = self._index.entry(key)
         if entry is None or entry.marks is None or entry.marks.result != found:
             return None
-        predictions = self._predictions_path(key, entry.result.attempt)
+        predictions = self._predictions_path(key, entry.attempt)
         there = signature(predictions)
         if there is None or there != entry.marks.predictions:
             return None
         if self._verifies and (
             sha256_or_none(path) != entry.sha256
-            or sha256_or_none(predictions) != entry.result.predictions_sha256
+            or sha256_or_none(predictions) != entry.predictions_sha256
         ):
             return None
         files = ((str(path), found), (str(predictions), there))
-        return CheckedResult(entry.result, None, files, entry.sha256)
+        return CheckedResult(is_whole=True, files=files, sha256=entry.sha256)
 
     def _read(self, key: str, path: Path, found: Signature) -> CheckedResult:
         """Read a result and compare its hashes."""
@@ -93,7 +108,7 @@ class ResultReader:
         except FileNotFoundError:
             return CheckedResult()
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return CheckedResult(None, f"{path} cannot be read", ((str(path), found),))
+            return CheckedResult(damage=f"{path} cannot be read", files=((str(path), found),))
         predictions = self._predictions_path(key, result.attempt)
         files = ((str(path), found), (str(predictions), signature(predictions)))
         damage = None
@@ -104,7 +119,7 @@ class ResultReader:
         elif sha256_or_none(predictions) != result.predictions_sha256:
             damage = f"{predictions} was changed"
         sha256 = hashlib.sha256(text).hexdigest()
-        return CheckedResult(None if damage else result, damage, files, sha256)
+        return CheckedResult(not damage, None if damage else result, damage, files, sha256)
 
 
 def result_text(result: TrialResult) -> str:

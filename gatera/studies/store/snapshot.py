@@ -34,19 +34,25 @@ class TrialStatus:
     owner: Json = None  # who holds the newest claim, where it is running
     failure: AttemptRecord | None = None  # of the newest attempt that counts, where it failed
     reason: str | None = None  # why it stands there, where there is something to say
-    result: TrialResult | None = None  # where it has one that is whole
     seconds: float = 0.0  # of all attempts together, where it has a result
+    scoring_seconds: float | None = None  # of these, where it has a result of trained weights
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has a result that is whole."""
+        return self.state in ("done", "stale")
 
 
 def status_of(store: Store, trial: Trial, *, max_attempts: int | None = None) -> TrialStatus:
     """Return where `trial` stands; reads files only."""
     key = trial.key
-    if (entry := store.indexed(key)) is not None:
-        changed = [] if entry.is_current else stale_files(trial, entry.result)
-        return _ended(entry.result, changed, entry.newest, entry.seconds)
+    entry = store.indexed(key)
+    if entry is not None and entry.is_current:
+        scoring = None if entry.is_frozen else entry.scoring_seconds
+        return TrialStatus("done", entry.newest, seconds=entry.seconds, scoring_seconds=scoring)
     attempt = store.claims.newest(key)
     if (result := store.result(key)) is not None:
-        return _ended(result, stale_files(trial, result), attempt, store.seconds(key))
+        return _ended(trial, result, attempt, store.seconds(key))
     if store.claims.is_live(key, attempt):
         owner = store.claims.owner(key, attempt)
         return TrialStatus("running", attempt, store.progress(key, attempt), owner)
@@ -58,11 +64,21 @@ def status_of(store: Store, trial: Trial, *, max_attempts: int | None = None) ->
     return TrialStatus("waiting", attempt)
 
 
-def _ended(result: TrialResult, changed: list[str], attempt: int, seconds: float) -> TrialStatus:
-    """Return where a trial with a result stands; `changed` names what makes it stale."""
-    reason = f"stale: {', '.join(changed)} changed" if changed else None
-    state = "stale" if changed else "done"
-    return TrialStatus(state, attempt, reason=reason, result=result, seconds=seconds)
+def _ended(trial: Trial, result: TrialResult, attempt: int, seconds: float) -> TrialStatus:
+    """Return where a trial with a result stands."""
+    changed = stale_files(trial, result)
+    return TrialStatus(
+        "stale" if changed else "done",
+        attempt,
+        reason=f"stale: {', '.join(changed)} changed" if changed else None,
+        seconds=seconds,
+        scoring_seconds=None if result.is_frozen else scoring_seconds(result),
+    )
+
+
+def scoring_seconds(result: TrialResult) -> float:
+    """Return how long answering the test items took."""
+    return float(result.measured.get("eval_seconds", 0.0))
 
 
 @dataclass(frozen=True)
@@ -187,20 +203,19 @@ class Follower:
                 for key in self._store.begun(self._open)
             }
         for key, status in found.items():
-            if status.result is not None:
-                self._note_end(key, status, status.result)
+            if status.has_ended:
+                self._note_end(key, status)
         known = found | self._ended
         statuses = {t.key: known.get(t.key, _NEVER_CLAIMED) for t in self._plan.trials}
         share = fmean(self._shares) if self._shares else 1.0
         return Snapshot(self._plan, statuses, dict(self._seconds), share)
 
-    def _note_end(self, key: str, status: TrialStatus, result: TrialResult) -> None:
+    def _note_end(self, key: str, status: TrialStatus) -> None:
         del self._open[key]
         self._ended[key] = status
-        seconds = self._seconds[key] = status.seconds
-        if not result.is_frozen and seconds:
-            scoring = float(result.measured.get("eval_seconds", 0.0))
-            self._shares.append(max(0.0, 1 - scoring / seconds))
+        self._seconds[key] = status.seconds
+        if status.scoring_seconds is not None and status.seconds:
+            self._shares.append(max(0.0, 1 - status.scoring_seconds / status.seconds))
 
 
 def take_snapshot(store: Store, plan: Plan, *, max_attempts: int | None = None) -> Snapshot:

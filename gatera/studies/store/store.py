@@ -1,7 +1,7 @@
 """The store: one folder that holds all that studies produced, and the only truth about it.
 
     format.json                     {"format": 2}
-    index.jsonl                     what was read of finished trials: see `index.py`
+    index.jsonl, index.contents.jsonl  what was read of finished trials: see `index.py`
     plans/<plan id>.json               what each study consists of
     trials/<key>/claim.<n>          attempt n's owner, locked while it lives
     trials/<key>/claim.<n>.dead     why the claim counts no more, though its lock may be held
@@ -217,14 +217,14 @@ class Store:
 
     def has_result(self, key: str) -> bool:
         """Return whether the trial with `key` is finished, with a result that is whole."""
-        return self.result(key) is not None
+        return self._checked(key).is_whole
 
     def result(self, key: str) -> TrialResult | None:
         """Return the result of the trial with `key`; None where it has none that is whole."""
-        return self._checked(key).result
+        return self._reader.result(key)
 
     def indexed(self, key: str) -> Entry | None:
-        """Return what the index says of a finished trial; None where it is not as it was then."""
+        """Return what the index says of a finished trial; None where its files are not as then."""
         entry = self.index.entry(key)
         if entry is None or entry.marks is None:
             return None
@@ -235,7 +235,7 @@ class Store:
     def result_sha256(self, key: str) -> str | None:
         """Return the hash of a whole result's bytes; None where there is none."""
         checked = self._checked(key)
-        return None if checked.result is None else checked.sha256
+        return checked.sha256 if checked.is_whole else None
 
     def damage(self, key: str) -> str | None:
         """Return what is wrong with the result of a trial; None where nothing is."""

@@ -9,22 +9,24 @@ from statistics import fmean
 
 from gatera import tasks
 from gatera.errors import InputError
-from gatera.studies.store.index import Entry, Items, Marks, Points, details_of
+from gatera.studies.store.index import Contents, Entry, Items, Marks, Points, details_of
+from gatera.studies.store.snapshot import scoring_seconds
 from gatera.studies.store.staleness import stale_files
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import signature
 from gatera.trial import Json, Trial, TrialResult
 
 
-def read_finished(store: Store, trial: Trial) -> Entry:
+def read_finished(store: Store, trial: Trial) -> tuple[Entry, Contents]:
     """Return what there is of a finished trial, and note it for the index.
 
     Raises:
         LookupError: the trial has no result that is whole.
         InputError: its scores are not those of its predictions.
     """
-    if (known := store.indexed(trial.key)) is not None:
-        return known
+    known = store.indexed(trial.key)
+    if known is not None and (contents := store.index.contents(trial.key)) is not None:
+        return known, contents
     marks = _marks(store, trial.key)  # before anything is read
     result, sha256 = store.result(trial.key), store.result_sha256(trial.key)
     if result is None or sha256 is None:
@@ -35,15 +37,19 @@ def read_finished(store: Store, trial: Trial) -> Entry:
     entry = Entry(
         marks=marks,
         sha256=sha256,
-        result=result,
-        is_current=not stale_files(trial, result),
+        predictions_sha256=result.predictions_sha256,
+        attempt=result.attempt,
         newest=store.claims.newest(trial.key),
+        is_current=not stale_files(trial, result),
+        is_frozen=result.is_frozen,
         seconds=store.seconds(trial.key),
         trained_seconds=_seconds_of_another(store, trial),
-        details=details_of(found.scores, found.log_probabilities, points),
+        scoring_seconds=scoring_seconds(result),
     )
-    store.index.note(trial.key, entry)
-    return entry
+    details = details_of(found.scores, found.log_probabilities, points)
+    contents = Contents(result, details)
+    store.index.note(trial.key, entry, contents)
+    return entry, contents
 
 
 def _marks(store: Store, key: str) -> Marks | None:

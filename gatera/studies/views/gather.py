@@ -86,8 +86,8 @@ def gather(
 
 def _clusters(store: Store, snapshot: Snapshot) -> Mapping[str, Mapping[int, str]]:
     """Return task -> item -> what it asks about: of any trial that is done, alike in all."""
-    done = (status.result for status in snapshot.statuses.values() if status.state == "done")
-    result = next((each for each in done if each is not None), None)
+    done = (key for key, status in snapshot.statuses.items() if status.state == "done")
+    result = next((r for key in done if (r := store.result(key)) is not None), None)
     return {} if result is None else read_clusters(store, result)
 
 
@@ -167,12 +167,12 @@ def _trial_record(
             failure_kind=None if failure is None else failure.ended,
             last_lines=() if failure is None else _last_lines(failure),
         )
-    entry = read_finished(store, trial)
+    entry, contents = read_finished(store, trial)
     return TrialRecord(
         trial.seed,
         status.state,
-        entry.result,
-        items=entry.log_probabilities if of_options else entry.scores,
+        contents.result,
+        items=contents.log_probabilities if of_options else contents.scores,
         seconds=entry.seconds + entry.trained_seconds,
-        curves=Curves(*(entry.curve(name) for name in CURVES)),
+        curves=Curves(*(contents.curve(name) for name in CURVES)),
     )

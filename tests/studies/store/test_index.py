@@ -13,7 +13,7 @@ from gatera.reports import write
 from gatera.studies.run import report
 from gatera.studies.run.report import report_of_run
 from gatera.studies.store import index
-from gatera.studies.store.index import Entry, details_of
+from gatera.studies.store.index import Contents, details_of
 from gatera.studies.store.results import ResultReader
 from gatera.studies.store.snapshot import status_of, take_snapshot
 from gatera.studies.store.store import Store
@@ -79,14 +79,14 @@ def test_values_of_items_are_packed_and_unpacked():
     details = json.loads(
         json.dumps(details_of(scores, weighed, {"train/loss": ((1, 0.5), (20, 0.25))}))
     )
-    entry = Entry(None, "", None, True, 1, 0.0, 0.0, details)
-    assert entry.scores == scores
-    (found,) = entry.log_probabilities.values()
+    contents = Contents(None, details)
+    assert contents.scores == scores
+    (found,) = contents.log_probabilities.values()
     assert list(found) == [0, 1, 12]
     assert list(found.values()) == pytest.approx([-0.1, -1e-9, -700.123456], rel=1e-6)
     assert details["scores"]["asked"][1:] == ["digits", "101"]
-    assert entry.curve("train/loss") == ((1, 0.5), (20, 0.25))
-    assert entry.curve("val/accuracy") == ()
+    assert contents.curve("train/loss") == ((1, 0.5), (20, 0.25))
+    assert contents.curve("val/accuracy") == ()
 
 
 def test_predictions_of_before_there_were_scores_are_read(filled, plan):
@@ -213,13 +213,18 @@ def without_index(store):
 
 
 @pytest.mark.parametrize(
-    ("line", "old", "new"),
-    [(0, '"learning_rate": 0.01', '"learning_rate": 0.03'), (5, '"newest": ', '"newest": 7')],
+    ("file", "line", "old", "new"),
+    [
+        ("index.contents.jsonl", 0, '"learning_rate": 0.01', '"learning_rate": 0.03'),
+        ("index.contents.jsonl", 5, '"attempt": ', '"attempt": 7'),
+        ("index.jsonl", 0, '"shared": "', '"shared": "0'),
+        ("index.jsonl", 5, '"entry": [[[', '"entry": [[[1'),
+    ],
 )
-def test_a_damaged_line_is_passed_over(filled, plan, line, old, new, opened):
+def test_a_damaged_line_is_passed_over(filled, plan, file, line, old, new, opened):
     before = gather(filled, plan)
     filled.index.save()
-    path = filled.folder / "index.jsonl"
+    path = filled.folder / file
     lines = path.read_text().splitlines()
     assert old in lines[line]
     lines[line] = lines[line].replace(old, new)  # still what JSON can be read from
@@ -227,10 +232,45 @@ def test_a_damaged_line_is_passed_over(filled, plan, line, old, new, opened):
     opened.clear()
     again = Store(filled.folder)
     assert gather(again, plan) == before
-    assert [status_of(again, trial).attempt for trial in plan.trials] == [
-        status_of(filled, trial).attempt for trial in plan.trials
+    assert [status_of(again, trial) for trial in plan.trials] == [
+        status_of(filled, trial) for trial in plan.trials
     ]
     assert len(opened) == (2 if line else 2 * len(plan.trials))
+    again.index.save()
+    opened.clear()
+    assert gather(Store(filled.folder), plan) == before
+    assert opened == []
+
+
+def test_contents_of_another_time_are_not_taken_for_a_trials(filled, plan, opened):
+    """As a process leaves them that dies between the two files."""
+    gather(filled, plan)
+    filled.index.save()
+    path = filled.folder / "index.contents.jsonl"
+    earlier = path.read_bytes()
+    filled.retire_result(plan.trials[2].key, "older")
+    commit_result(filled, plan.trials[2], 1.0)
+    again = Store(filled.folder)
+    record = gather(again, plan)
+    again.index.save()
+    path.write_bytes(earlier)
+    opened.clear()
+    assert gather(Store(filled.folder), plan) == record
+    assert len(opened) == 2  # what has changed, and nothing else
+
+
+def test_whoever_counts_reads_no_contents(filled, plan, opened):
+    gather(filled, plan)
+    filled.index.save()
+    (filled.folder / "index.contents.jsonl").write_text("not read")
+    opened.clear()
+    again = Store(filled.folder)
+    assert take_snapshot(again, plan).counts["done"] == len(plan.trials)
+    assert opened == []
+    key = plan.trials[1].key
+    assert again.has_result(key)
+    assert again.result(key) == filled.result(key)
+    assert len(opened) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\x00\n", b"[1]\n"])
