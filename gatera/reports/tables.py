@@ -45,6 +45,7 @@ class TableRow:
     tuning: TuningRecord | None
     findings: tuple[Finding, ...]  # what looks wrong
     seconds: float | None  # training and scoring, mean over seeds
+    scoring_seconds: float | None  # answering the test items, mean over seeds
     peak_memory_bytes: int | None  # largest over seeds
     notes: tuple[str, ...]  # why something is missing
 
@@ -213,6 +214,7 @@ def _table_row(
             no_keyword=no_keyword,
         ),
         seconds=_mean_seconds(row),
+        scoring_seconds=_mean_measured(results, "eval_seconds"),
         peak_memory_bytes=max(_known(results, "peak_memory_bytes"), default=None),
         notes=_notes(row, comparison, record.reference),
     )
@@ -262,6 +264,11 @@ def _knowledge_lost(results: Sequence[TrialResult]) -> list[float]:
         for r in results
         if "knowledge/loss_before" in r.metrics
     ]
+
+
+def _mean_measured(results: Sequence[TrialResult], name: str) -> float | None:
+    values = [float(r.measured[name]) for r in results if name in r.measured]
+    return basic.fmean(values) if values else None
 
 
 def _mean_metric(results: Sequence[TrialResult], name: str) -> float | None:

@@ -598,11 +598,16 @@ def test_published_tables_name_variants_of_the_shipped_studies():
 def test_hard_gates_say_what_share_of_the_tokens_was_skipped(store, plan):
     for trial in plan.trials:
         commit_result(store, trial, 0.5, gates={"share_skipped": 0.4375})
-    lines = markdown(build_table(gather(store, plan))).splitlines()
-    header = next(line for line in lines if "below 0.1" in line)
-    assert [cell.strip() for cell in header.split("|")][-2] == "skipped"
-    gated = next(line for line in lines[lines.index(header) :] if line.startswith("| gatera"))
-    assert [cell.strip() for cell in gated.split("|")][-2] == "43.75"
+    table = build_table(gather(store, plan))
+    for measured in (True, False):
+        gates = section_of(markdown(table, measured=measured), "Gates")["gatera"]
+        assert gates["skipped"] == "43.75"
+        assert gates.get("scoring time") == ("2.0 s" if measured else None)
+    of_field, of_share = draw_curve(table, "adapter.gate_threshold").axes
+    assert of_field.get_xlabel() == "adapter.gate_threshold"
+    assert "skipped" in of_share.get_xlabel()
+    places = [line.get_xdata() for line in of_share.get_lines()[::3]]
+    assert 43.75 in [place for each in places for place in each]
 
 
 def test_soft_gates_say_nothing_of_skipping(record):

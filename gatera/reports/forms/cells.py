@@ -101,12 +101,12 @@ def _weighted(weights: Mapping[str, float]) -> str:
     return " ".join(parts)
 
 
-def gate_cells(table: Table) -> Cells:
-    """Return the gates' statistics of the gated rows; with hard gates the share skipped too."""
+def gate_cells(table: Table, *, measured: bool) -> Cells:
+    """Return the gates' statistics of the gated rows; with hard gates what they skip and save."""
     header = ["variant", "mean", "below 0.1", "above 0.9", "entropy", "prompt mean", "answer mean"]
     hard = any("share_skipped" in row.gates["overall"] for row in table.rows if row.gates)
-    if hard:
-        header.append("skipped")
+    timed = hard and measured
+    header += ["skipped"] * hard + ["scoring time"] * timed
     lines = []
     for row in table.rows:
         if row.gates:
@@ -120,6 +120,7 @@ def gate_cells(table: Table) -> Cells:
                     f"{every['entropy']:.3f}",
                     *(_gate_mean(row.gates.get(tokens)) for tokens in ("prompt", "answer")),
                     *([percent(every.get("share_skipped"))] if hard else []),
+                    *([_seconds(row.scoring_seconds)] if timed else []),
                 ]
             )
     return Cells(header, lines)

@@ -179,10 +179,10 @@ def _legend_outside(axes: Axes) -> None:
 def draw_curve(table: Table, field: str) -> Figure:
     """Draw the average along `field`, one line for each set of the other changes.
 
-    A row stands where its resolved configuration has it, whether it changes the field or not.
+    A row stands where its resolved configuration has it, whether it changes the field or not. Where
+    gates were closed by a threshold, the averages stand beside it once more, against the share of
+    updates that were skipped.
     """
-    figure = _new_figure(5.6, 3.6)
-    axes = figure.add_subplot()
     lines: dict[str, list[tuple[float, TableRow]]] = {}
     for row, recorded in zip(table.rows, table.record.rows, strict=True):
         place = _place_of(recorded, field)
@@ -190,18 +190,33 @@ def draw_curve(table: Table, field: str) -> Figure:
             others = {name: v for name, v in row.changes.items() if name != field}
             label = ", ".join(f"{name}={v}" for name, v in others.items()) or "as the reference"
             lines.setdefault(label, []).append((place, row))
+    skips = any(_skipped(row) for points in lines.values() for _, row in points)
+    figure = _new_figure(9.6 if skips else 5.6, 3.6)
+    panels = figure.subplots(1, 2, sharey=True) if skips else [figure.add_subplot()]
     for label, points in lines.items():
         points.sort(key=lambda point: point[0])
-        means = [100 * (row.average or 0.0) for _, row in points]
-        errors = [100 * (row.spread or 0.0) for _, row in points]
-        xs = [x for x, _ in points]
-        axes.errorbar(xs, means, yerr=errors, marker="o", capsize=3, label=label)
-    _scale(axes, [x for points in lines.values() for x, _ in points])
-    axes.set_xlabel(field)
-    axes.set_ylabel(f"average {ENDPOINTS[table.record.endpoint].axis} (± SD over seeds)")
+        _draw_line(panels[0], points, label)
+        if skips:
+            _draw_line(panels[1], [(100 * _skipped(row), row) for _, row in points], label)
+    _scale(panels[0], [x for points in lines.values() for x, _ in points])
+    panels[0].set_xlabel(field)
+    panels[0].set_ylabel(f"average {ENDPOINTS[table.record.endpoint].axis} (± SD over seeds)")
+    if skips:
+        panels[1].set_xlabel("updates skipped in evaluation, %")
     if lines:
-        axes.legend()
+        panels[0].legend()
     return figure
+
+
+def _draw_line(axes: Axes, points: Sequence[tuple[float, TableRow]], label: str) -> None:
+    means = [100 * (row.average or 0.0) for _, row in points]
+    errors = [100 * (row.spread or 0.0) for _, row in points]
+    axes.errorbar([x for x, _ in points], means, yerr=errors, marker="o", capsize=3, label=label)
+
+
+def _skipped(row: TableRow) -> float:
+    """Return the share of updates that a row's threshold skips; 0 without one."""
+    return float(row.gates.get("overall", {}).get("share_skipped", 0.0))
 
 
 def _place_of(row: RowRecord, field: str) -> float | None:

@@ -46,9 +46,10 @@ def markdown(table: Table, *, measured: bool = True, figures: Sequence[str] = ()
         _reading(table),
     ]
     if findings := _findings(table):
-        blocks += ["## Diagnosis", _DIAGNOSIS_READING, _listed(findings)]
+        blocks += ["## Diagnosis", _DIAGNOSIS_READING, findings]
     if any(row.gates for row in table.rows):
-        blocks += ["## Gates", _markdown_table(gate_cells(table)), _gate_reading(record)]
+        gates = _markdown_table(gate_cells(table, measured=measured))
+        blocks += ["## Gates", gates, _gate_reading(record)]
     if cells := task_gate_cells(table):
         blocks += ["## Gates by task", _markdown_table(cells), _TASK_GATES_READING]
     if any(row.tuning for row in table.rows):
@@ -232,12 +233,18 @@ _DIAGNOSIS_READING = (
 )
 
 
-def _findings(table: Table) -> list[str]:
-    return [
-        f"{row.variant}: **{finding.kind}** — {finding.message}. To try: {finding.advice}."
-        for row in table.rows
-        for finding in row.findings
+def _findings(table: Table) -> str:
+    """Return the findings, those of a kind together, so that what all rows share stands once."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for row in table.rows:
+        for finding in row.findings:
+            of_kind = kinds.setdefault((finding.kind, finding.advice), [])
+            of_kind.append(f"  - {row.variant}: {finding.message}")
+    blocks = [
+        "\n".join([f"- **{kind}**, to try: {advice}", *lines])
+        for (kind, advice), lines in kinds.items()
     ]
+    return "\n".join(blocks)
 
 
 def _gate_reading(record: StudyRecord) -> str:

@@ -96,7 +96,11 @@ def _json_row(row: TableRow, paper: PaperComparison | None, *, measured: bool) -
         "notes": list(row.notes),
     }
     if measured:
-        values |= {"seconds": row.seconds, "peak_memory_bytes": row.peak_memory_bytes}
+        values |= {
+            "seconds": row.seconds,
+            "scoring_seconds": row.scoring_seconds,
+            "peak_memory_bytes": row.peak_memory_bytes,
+        }
     return values
 
 

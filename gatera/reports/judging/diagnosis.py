@@ -165,9 +165,11 @@ def _truncated(row: RowRecord) -> Iterator[Finding]:
 def _silent(no_keyword: Mapping[str, float | None]) -> Iterator[Finding]:
     silent = {task: share for task, share in no_keyword.items() if (share or 0) > SILENT_SHARE}
     if silent:
-        worst = ", ".join(f"{100 * (share or 0):.2f} % on {task}" for task, share in silent.items())
+        worst = max(silent, key=lambda task: silent[task] or 0)
+        others = f", and more than {100 * SILENT_SHARE:.0f} % of {len(silent) - 1} other tasks'"
         yield Finding(
             "no_keyword",
-            f"outputs hold no answer keyword and count as wrong: {worst}",
+            f"{100 * (silent[worst] or 0):.2f} % of the outputs of {worst}"
+            f"{others if len(silent) > 1 else ''} hold no answer keyword and count as wrong",
             "train longer, raise eval.max_new_tokens, read the outputs in the predictions",
         )

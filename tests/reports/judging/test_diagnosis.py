@@ -17,7 +17,11 @@ def row_of(*trials, tuning=None):
     return RowRecord("gatera", {}, tuple(trials), tuning)
 
 
-def kinds(row=None, *, averages=(0.8, 0.81, 0.79), frozen=0.2, gates=HEALTHY, no_keyword=None):
+def kinds(*arguments, **fields):
+    return [finding.kind for finding in found_in(*arguments, **fields)]
+
+
+def found_in(row=None, *, averages=(0.8, 0.81, 0.79), frozen=0.2, gates=HEALTHY, no_keyword=None):
     found = diagnose(
         row or row_of(),
         averages=dict(enumerate(averages)),
@@ -28,7 +32,7 @@ def kinds(row=None, *, averages=(0.8, 0.81, 0.79), frozen=0.2, gates=HEALTHY, no
     for finding in found:
         assert finding.message
         assert finding.advice
-    return [finding.kind for finding in found]
+    return found
 
 
 def test_a_healthy_row_has_no_finding():
@@ -106,6 +110,25 @@ def test_answers_without_a_keyword_are_named():
     assert kinds(no_keyword={"world_kin": 0.02, "world_use": 0.0}) == ["no_keyword"]
 
 
+def test_the_task_with_the_most_answers_without_a_keyword_is_named():
+    (found,) = found_in(no_keyword={"a": 0.02, "b": 0.5, "c": 0.03, "d": 0.0, "e": None})
+    assert found.message == (
+        "50.00 % of the outputs of b, and more than 1 % of 2 other tasks' hold no answer keyword "
+        "and count as wrong"
+    )
+
+
+def test_what_several_rows_share_stands_once(store, plan):
+    for name in ("frozen", "hira", "gatera"):
+        for trial in plan.trials_of(name):
+            wordless = {"test/no_keyword/world_kin": 0.25}
+            commit_result(store, trial, 0.75, metrics={} if name == "frozen" else wordless)
+    text = markdown(build_table(gather(store, plan)))
+    assert text.count("- **no_keyword**, to try: ") == 1
+    shown = text.partition("- **no_keyword**")[2].splitlines()[1:3]
+    assert [line.partition(":")[0] for line in shown] == ["  - hira", "  - gatera"]
+
+
 def test_findings_stand_beside_their_row_in_the_report(store, plan):
     commit_result(store, plan.trials_of("frozen")[0], 0.5)
     sick = plan.trials_of("hira")[0]
@@ -122,8 +145,9 @@ def test_findings_stand_beside_their_row_in_the_report(store, plan):
     assert line.endswith("| diverged, untrained, no_keyword |")
     healthy = next(line for line in text.splitlines() if line.startswith("| gatera (reference)"))
     assert healthy.endswith("| — |")
-    assert "- hira: **diverged** — the training loss of seed 1 met a NaN" in text
-    assert "count as wrong: 25.00 % on world_kin. To try: train longer" in text
+    assert "- **diverged**, to try: lower train.learning_rate" in text
+    assert "\n  - hira: the training loss of seed 1 met a NaN" in text
+    assert "\n  - hira: 25.00 % of the outputs of world_kin hold no answer keyword" in text
     rows = {row["variant"]: row for row in json_rows(table)}
     assert [finding["kind"] for finding in rows["hira"]["findings"]] == [
         "diverged",
