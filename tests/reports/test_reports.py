@@ -585,6 +585,23 @@ def test_a_curve_has_each_row_at_its_value_changed_or_not(record, tmp_path, valu
     assert (tmp_path / "figures" / "made_up.tiny.curve.png") in files
 
 
+@pytest.mark.parametrize("scored", ["generate", "choice"])
+def test_rows_that_were_tuned_by_other_answers_than_scored_say_so(record, scored):
+    *others, row = record.rows
+
+    def answered(trial):
+        config = trial.result.config
+        train = {**config["train"], "validation_method": "choice"}
+        config = {**config, "train": train, "eval": {**config["eval"], "method": scored}}
+        return dataclasses.replace(trial, result=dataclasses.replace(trial.result, config=config))
+
+    trials = tuple(answered(trial) for trial in row.trials)
+    row = dataclasses.replace(row, trials=trials, tuning=TuningRecord(1, {}))
+    text = markdown(build_table(dataclasses.replace(record, rows=(*others, row))))
+    said = "chosen on validation items answered by 'choice', and the table's items are answered by"
+    assert text.count(said) == (scored == "generate")
+
+
 def test_published_tables_name_variants_of_the_shipped_studies():
     from gatera.studies import catalog
 

@@ -23,11 +23,26 @@ def footnotes(table: Table) -> list[str]:
             said = ", ".join(f"{percent(share)} % on {task}" for task, share in silent.items())
             notes.append(f"frozen: outputs without an answer keyword count as wrong: {said}")
     notes += list(dict.fromkeys(_score_notes(table)))
+    notes += _tuned_otherwise(table.record)
     notes += [
         f"the rows were not made alike ({field}): {'; '.join(lines)}"
         for field, lines in mixed_provenance(table.record).items()
     ]
     return notes
+
+
+def _tuned_otherwise(record: StudyRecord) -> list[str]:
+    """Return what to say where rows were tuned by another way of answering than they are scored."""
+    rows = [row for row in record.rows if row.tuning is not None]
+    configs = [result.config for row in rows for result in row.results.values()]
+    found = {(each["train"]["validation_method"], each["eval"]["method"]) for each in configs}
+    return [
+        f"settings were chosen on validation items answered by {validated!r}, and the table's "
+        f"items are answered by {scored!r}: what suits the one need not suit the other "
+        "(train.validation_method, eval.method)"
+        for validated, scored in sorted(found)
+        if validated != scored
+    ]
 
 
 def _score_notes(table: Table) -> Iterator[str]:

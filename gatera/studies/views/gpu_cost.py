@@ -138,8 +138,16 @@ class _Row:
         a_token = self._of["training_flops"] + passes * self._of["attention_flops"] * tokens
         flops = steps * train["batch_size"] * tokens * a_token
         flops += steps * train["accumulation"] * self._of["pass_flops"]
-        validated = steps // train["validation_every"] * train["validation_items"]
-        seconds: float = flops / self._flops + self._reading_seconds(validated, tokens)
+        validations = steps // train["validation_every"]
+        return float(flops / self._flops + validations * self._validation_seconds(tokens))
+
+    def _validation_seconds(self, tokens: float) -> float:
+        train = self._config["train"]
+        items, at_once = train["validation_items"], train["validation_batch_size"]
+        seconds = self._reading_seconds(items, tokens)
+        if train["validation_method"] == "generate":
+            written = math.ceil(items / at_once) * train["validation_max_new_tokens"]
+            seconds += written * self._step_seconds(min(items, at_once))
         return seconds
 
     def _scoring_seconds(self, name: str) -> float:
