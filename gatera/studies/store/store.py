@@ -64,9 +64,7 @@ class Store:
         """
         self.folder = folder.absolute()
         self.index = Index(self.folder / "index.jsonl")
-        self._reader = ResultReader(
-            self.result_path, self.predictions_path, self.index, verifies=verifies
-        )
+        self._reader = ResultReader(self.folder / "trials", self.index, verifies=verifies)
         self._records: dict[tuple[str, int], AttemptRecord] = {}  # by key and attempt
         self.claims = Claims(self.trial_folder)
         self.weights = Weights(self.folder, self.attempt_folder, self.claims.is_live)
@@ -279,11 +277,11 @@ class Store:
 
     def result_path(self, key: str) -> Path:
         """Return where the result of a trial is, once it has one."""
-        return Path(f"{self.folder}/trials/{key}/result.json")
+        return Path(self._reader.result_path(key))
 
     def predictions_path(self, key: str, attempt: int) -> Path:
         """Return where an attempt keeps its predictions."""
-        return Path(f"{self.folder}/trials/{key}/attempts/{attempt}/{PREDICTIONS_FILE}")
+        return Path(self._reader.predictions_path(key, attempt))
 
     def retire_result(self, key: str, label: str) -> None:
         """Move a result aside, so that its trial runs again; nothing is lost."""
