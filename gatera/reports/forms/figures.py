@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import statistics as basic
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gatera.reports.endpoints import ENDPOINTS
 from gatera.reports.judging.comparison import Comparison
@@ -42,20 +43,45 @@ def _figures(table: Table) -> Iterator[tuple[str, Figure]]:
             "differences",
             draw_differences(table.tested, f"difference{to}, {unit} of the average"),
         )
+    styles = _styles(table.record)
     scored = [row for row in table.rows if row.average is not None]
     if any(row.variant != FROZEN for row in scored):
-        yield table.record.endpoint, _scores(scored, table.record)
+        yield table.record.endpoint, _scores(scored, table.record, styles)
     followed = [row for row in table.record.rows if any(t.curves.train_loss for t in row.trials)]
     if followed:
-        yield "learning_curves", _learning_curves(followed)
+        yield "learning_curves", _learning_curves(followed, styles)
     kept = [row for row in table.record.rows if any(t.curves.knowledge for t in row.trials)]
     if kept:
-        yield "knowledge", _knowledge(kept)
+        yield "knowledge", _knowledge(kept, styles)
     binned = [row for row in table.rows if row.gate_histogram]
     if binned:
-        yield "gates", _gates(binned)
+        yield "gates", _gates(binned, styles)
     if table.record.curve is not None:
         yield "curve", draw_curve(table, table.record.curve)
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How a row is drawn, the same in all figures; two rows differ in more than their color."""
+
+    color: str | tuple[float, ...]
+    marker: str
+    line: str
+
+
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_FEW = 10  # rows that matplotlib's own colors tell apart; of more, pairs share a hue
+
+
+def _styles(record: StudyRecord) -> dict[str, _Style]:
+    from matplotlib import colormaps
+
+    names = [row.variant for row in record.rows if row.variant != FROZEN]
+    hues = colormaps["tab10" if len(names) <= _FEW else "tab20"]
+    return {FROZEN: _Style("0.6", "o", "-")} | {
+        name: _Style(hues(place % hues.N), _MARKERS[place % len(_MARKERS)], ("-", "--")[place % 2])
+        for place, name in enumerate(names)
+    }
 
 
 def _new_figure(width: float, height: float) -> Figure:
@@ -86,7 +112,7 @@ def draw_differences(compared: Mapping[str, Comparison], what: str) -> Figure:
     return figure
 
 
-def _scores(rows: Sequence[TableRow], record: StudyRecord) -> Figure:
+def _scores(rows: Sequence[TableRow], record: StudyRecord, styles: Mapping[str, _Style]) -> Figure:
     """Draw each row's score on each task, rows side by side within a task."""
     tasks = record.tasks
     figure = _new_figure(max(6.4, 1.1 * len(tasks)), 3.6)
@@ -95,9 +121,9 @@ def _scores(rows: Sequence[TableRow], record: StudyRecord) -> Figure:
         shift = 0.7 * ((place + 0.5) / len(rows) - 0.5)
         scores = [(t + shift, row.scores[task]) for t, task in enumerate(tasks)]
         known = [(x, score) for x, score in scores if score is not None]
-        color = "0.6" if row.variant == FROZEN else None
+        style = styles[row.variant]
         xs, ys = [x for x, _ in known], [100 * y for _, y in known]
-        axes.plot(xs, ys, "o", markersize=4, color=color, label=row.variant)
+        axes.plot(xs, ys, style.marker, markersize=4, color=style.color, label=row.variant)
     axes.set_xticks(range(len(tasks)), list(tasks), rotation=30, ha="right")
     axes.set_ylabel(f"{ENDPOINTS[record.endpoint].axis} (mean over seeds)")
     if ENDPOINTS[record.endpoint].is_published:
@@ -106,14 +132,14 @@ def _scores(rows: Sequence[TableRow], record: StudyRecord) -> Figure:
     return figure
 
 
-def _learning_curves(rows: Sequence[RowRecord]) -> Figure:
+def _learning_curves(rows: Sequence[RowRecord], styles: Mapping[str, _Style]) -> Figure:
     """Draw training loss and validation accuracy by step, mean over seeds with their range."""
     figure = _new_figure(8.6, 3.4)
     loss, accuracy = figure.subplots(1, 2)
-    for place, row in enumerate(rows):
-        curves = [trial.curves for trial in row.trials if trial.result is not None]
-        _band(loss, [c.train_loss for c in curves], f"C{place}", row.variant, 1.0)
-        _band(accuracy, [c.accuracy for c in curves], f"C{place}", row.variant, 100.0)
+    for row in rows:
+        curves, style = [t.curves for t in row.trials if t.result is not None], styles[row.variant]
+        _band(loss, [c.train_loss for c in curves], style, row.variant, 1.0)
+        _band(accuracy, [c.accuracy for c in curves], style, row.variant, 100.0)
     loss.set_xlabel("optimizer step")
     loss.set_ylabel("training loss, nats a token")
     accuracy.set_xlabel("optimizer step")
@@ -122,18 +148,24 @@ def _learning_curves(rows: Sequence[RowRecord]) -> Figure:
     return figure
 
 
-def _knowledge(rows: Sequence[RowRecord]) -> Figure:
+def _knowledge(rows: Sequence[RowRecord], styles: Mapping[str, _Style]) -> Figure:
     """Draw each run's loss on held-out text against its validation accuracy, step by step."""
     figure = _new_figure(6.4, 4.0)
     axes = figure.add_subplot()
-    for place, row in enumerate(rows):
+    for row in rows:
         label: str | None = row.variant
+        style = styles[row.variant]
+        drawn: dict[str, Any] = {
+            "color": style.color,
+            "marker": style.marker,
+            "linestyle": style.line,
+        }
         for trial in row.trials:
             losses = dict(trial.curves.knowledge)
             course = [(100 * right, losses[s]) for s, right in trial.curves.accuracy if s in losses]
             if course:
                 xs, ys = zip(*course, strict=True)
-                axes.plot(xs, ys, "o-", color=f"C{place}", markersize=3, linewidth=0.8, label=label)
+                axes.plot(xs, ys, markersize=3, linewidth=0.8, label=label, **drawn)
                 label = None  # once a row
     axes.set_xlabel("validation accuracy, %")
     axes.set_ylabel("loss on held-out text, nats a token")
@@ -141,32 +173,34 @@ def _knowledge(rows: Sequence[RowRecord]) -> Figure:
     return figure
 
 
-def _band(axes: Axes, curves: Sequence[_Points], color: str, label: str, factor: float) -> None:
+def _band(axes: Axes, curves: Sequence[_Points], style: _Style, label: str, factor: float) -> None:
     """Draw the mean of curves over the steps that all have, and the range between them."""
     points = [dict(curve) for curve in curves if curve]
     if not points:
         return
     steps = sorted(set.intersection(*(set(found) for found in points)))
     values = [[factor * found[step] for found in points] for step in steps]
-    marker = "o" if len(steps) <= 10 else None
+    marker = style.marker if len(steps) <= 10 else None
     means = [basic.fmean(each) for each in values]
-    axes.plot(steps, means, color=color, label=label, marker=marker, linewidth=1.2)
+    drawn: dict[str, Any] = {"color": style.color, "linestyle": style.line, "marker": marker}
+    axes.plot(steps, means, label=label, linewidth=1.2, markersize=5, **drawn)
     lows, highs = [min(each) for each in values], [max(each) for each in values]
-    axes.fill_between(steps, lows, highs, color=color, alpha=0.15, linewidth=0)
+    axes.fill_between(steps, lows, highs, color=style.color, alpha=0.15, linewidth=0)
 
 
-def _gates(rows: Sequence[TableRow]) -> Figure:
+def _gates(rows: Sequence[TableRow], styles: Mapping[str, _Style]) -> Figure:
     """Draw how the gates' values are spread, each gated layer counted alike."""
     figure = _new_figure(6.4, 3.4)
     axes = figure.add_subplot()
     for row in rows:
         bins = len(row.gate_histogram)
         edges = [place / bins for place in range(bins + 1)]
-        axes.stairs([100 * share for share in row.gate_histogram], edges, label=row.variant)
+        style, shares = styles[row.variant], [100 * share for share in row.gate_histogram]
+        axes.stairs(shares, edges, label=row.variant, color=style.color, linestyle=style.line)
     axes.set_xlim(0, 1)
     axes.set_xlabel("gate value")
     axes.set_ylabel("share of tokens, %")
-    axes.legend()
+    _legend_outside(axes)
     return figure
 
 
