@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gatera.reports.forms.figures import write_figures
-from gatera.reports.forms.latex import latex
+from gatera.reports.forms.latex import latex, latex_by_task
 from gatera.reports.forms.markdown import markdown
 from gatera.reports.forms.values import (
     contrast_values,
@@ -35,7 +35,7 @@ class WrittenReport:
 def write_report(
     record: StudyRecord, folder: Path, *, measured: bool = True, allow_mixed: bool = False
 ) -> WrittenReport:
-    """Write `<plan id>.md`, `.csv`, `.tex` and `figures/<plan id>.*.png` into `folder`.
+    """Write `<plan id>.md`, `.csv`, `.tex`, `.tasks.tex` and `figures/<plan id>.*.png` to `folder`.
 
     Args:
         record: The study's rows and results.
@@ -56,6 +56,7 @@ def write_report(
         "md": text,
         "csv": csv_text(table, measured=measured),
         "tex": latex(table),
+        "tasks.tex": latex_by_task(table),
     }
     written = []
     for suffix, content in files.items():

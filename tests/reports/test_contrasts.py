@@ -98,18 +98,22 @@ def test_rows_get_intervals_and_no_verdict(record):
 def test_every_form_says_the_contrasts(record):
     table = build_table(record)
     text = markdown(table)
+    assert "| gate on lora | 5 | +5.40 [+3.98, +6.82] | resolved (p " in text
     assert "| gate on lora | gated_lora - lora | 5 | +5.40 [+3.98, +6.82] |" in text
+    assert (
+        "- *gate on lora*: +5.40 points (95 % interval +3.98 to +6.82, 5 seeds): resolved" in text
+    )
     assert "| gain on lora against hira | gated_lora - lora - gatera + hira | 5 |" in text
     assert "0.5 gated_lora + 0.5 gatera - 0.5 lora - 0.5 hira" in text
     assert "| resolved (p = 0.001) |" in text
     assert r"| gated \| not | 0.5 gated_lora" in text
     assert "This study tests its contrasts" in text
-    assert text.count("| contrast |") == 1
-    (row,) = [line for line in text.splitlines() if line.startswith("| hira |")]
-    assert " | — | 1,234 (" in row  # no verdict
+    assert text.count("| contrast |") == 2  # the compact table, and what it rests on
+    header = next(line for line in text.splitlines() if line.startswith("| variant |"))
+    assert "verdict" not in header
     tex = latex(table)
     assert tex.count(r"\begin{tabular}") == 2
-    assert r"gate on lora & gated\_lora - lora & 5 & +5.40" in tex
+    assert r"gate on lora & 5 & +5.40" in tex
     values = contrast_values(table)
     assert values["gate on lora"]["rows"] == {"gated_lora": 1, "lora": -1}
     assert values["gate on lora"]["mean"] == pytest.approx(0.054)
@@ -137,7 +141,7 @@ def test_a_seed_that_one_row_lacks_is_left_out_and_said(store, asked_plan):
     table = build_table(gather(store, asked_plan))
     assert table.contrasts["gate on lora"].difference.pairs == 5
     assert table.contrasts["gain on lora against hira"].seeds == (0, 1, 2, 4)
-    assert "(4 of 5 seeds)" in markdown(table)
+    assert "| gain on lora against hira | 4/5 |" in markdown(table)
 
 
 def test_contrasts_go_through_the_plan_and_need_all_their_rows(asked, asked_plan, tmp_path):

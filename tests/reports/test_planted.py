@@ -65,7 +65,8 @@ def test_the_planted_effect_is_resolved_and_the_planted_null_is_not(study_of_ten
     assert hira.difference.low < 0 < hira.difference.high
     assert hira.crossed.low < 0 < hira.crossed.high
     written = write_report(record, tmp_path / "reports")
-    line = next(line for line in written.markdown.splitlines() if line.startswith("| static_gate"))
+    differences = written.markdown.partition("## Differences")[2]
+    line = next(line for line in differences.splitlines() if line.startswith("| static_gate"))
     assert f"[{100 * static.crossed.low:+.2f}, {100 * static.crossed.high:+.2f}]" in line
     row = next(row for row in written.rows if row["variant"] == "static_gate")
     assert row["difference"]["bootstrap_high"] == static.crossed.high

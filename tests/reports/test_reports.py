@@ -10,7 +10,7 @@ from made_up import commit_result, note_end
 
 from gatera.errors import InputError
 from gatera.reports.forms.figures import draw_curve, draw_differences
-from gatera.reports.forms.latex import latex
+from gatera.reports.forms.latex import latex, latex_by_task
 from gatera.reports.forms.markdown import markdown
 from gatera.reports.forms.values import csv_text, json_rows
 from gatera.reports.judging.comparison import item_differences
@@ -69,20 +69,24 @@ def test_the_markdown_says_what_the_numbers_are(record):
     assert text.startswith("# made_up at scale tiny\n")
     line = next(line for line in text.splitlines() if line.startswith("| hira |"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1] == "3"
-    assert cells[2:10] == ["55.00"] * 8
-    assert cells[10] == "55.00 ± 6.00"
-    assert cells[11].startswith("-20.00 [")
     # By hand: t = 0.2 / (0.01 / sqrt 3) = 34.64, p = 0.00083 with 2 degrees; twice that by Holm.
-    assert cells[12] == "resolved (p = 0.002)"
-    assert cells[13] == "1,234 (1.2494 %)"
-    assert cells[14:] == ["10.0 s", "256 MiB", "seeds_scatter"]
+    # The interval reaches 4.3027 times the error, 0.57735, to either side.
+    verdict = "resolved (p = 0.002)"
+    assert cells == ["hira", "3", "55.00 ± 6.00", "-20.00 [-22.48, -17.52]", verdict, "1.2494 %"]
+    scores = section_of(text, "Scores by task")["hira"]
+    assert list(scores.values()) == ["hira", *["55.00"] * 8]
+    costs = section_of(text, "Knowledge, time and memory")["hira"]
+    assert costs["trainable parameters"] == "1,234"
+    assert (costs["time"], costs["of it scoring"]) == ("10.0 s", "2.0 s")
+    assert (costs["peak memory"], costs["diagnosis"]) == ("256 MiB", "seeds_scatter")
+    rests_on = section_of(text, "Differences")["hira"]
+    assert (rests_on["p"], rests_on["p, Holm"]) == ("< 0.001", "0.002")
     assert "gatera (reference)" in text
     assert "| gatera | 0.250 | 50.00 | 12.50 | 0.375 | 0.250 | 0.250 |" in text
     assert "- code: frozen " in text
     # By hand: the larger spread of the two is that of 0.01, 0.01 and -0.01; at three seeds 80 %
     # power takes 3.264 of it.
-    found = re.search(r"a difference of (\d+\.\d\d) points or more is found with 80 %", text)
+    found = re.search(r"one of (\d+\.\d\d) points is found with 80 % power", text)
     assert float(found[1]) == pytest.approx(100 * 3.264 * 0.0115470, abs=0.005)
     assert "- as `gatera` has them; other rows differ in what is named below" in text
     assert "dtype float32, entropy_weight 0.01, " in text
@@ -110,29 +114,39 @@ def cells_of(text, variant):
 
 def test_every_number_of_the_table_is_that_of_the_other_forms(record):
     table = build_table(dataclasses.replace(record, published="gatera_table5"))
-    shown, typeset = markdown(table, measured=False), latex(table)
+    shown, typeset, by_task = markdown(table, measured=False), latex(table), latex_by_task(table)
     flat = {row["variant"]: row for row in csv.DictReader(io.StringIO(csv_text(table)))}
-    tasks = len(record.tasks)
     for row in json_rows(table):
         name = row["variant"] + (" (reference)" if row["variant"] == record.reference else "")
-        cells = cells_of(shown, f"| {name} |")
+        cells, csv_row = cells_of(shown, f"| {name} |"), flat[row["variant"]]
         assert cells_of(typeset, f"{name} &") == cells
-        percents = [float(cell) for cell in cells[2 : 2 + tasks]]
+        scores = list(section_of(shown, "Scores by task")[row["variant"]].values())
+        assert cells_of(by_task, f"{row['variant']} &") == scores
+        percents = [float(cell) for cell in scores[1:]]
         assert percents == [round(100 * score, 2) for score in row["scores"].values()]
-        csv_row = flat[row["variant"]]
         assert [float(csv_row[f"scores.{t}"]) for t in record.tasks] == list(row["scores"].values())
         if row["difference"]:
             numbers = [row["difference"][name] for name in ("mean", "low", "high")]
             mean, low, high = (f"{100 * number:+.2f}" for number in numbers)
-            assert cells[3 + tasks] == f"{mean} [{low}, {high}]"
+            assert cells[3] == f"{mean} [{low}, {high}]"
             assert [float(csv_row[f"difference.{n}"]) for n in ("mean", "low", "high")] == numbers
             comparison = table.row(row["variant"]).comparison
             assert row["difference"]["p"] == comparison.difference.p
             assert row["difference"]["adjusted_p"] == comparison.adjusted_p
             assert row["difference"]["seeds_needed"] == comparison.seeds_needed
-            assert f"(p = {comparison.adjusted_p:.3f}" in cells[4 + tasks]
+            assert f"(p = {comparison.adjusted_p:.3f}" in cells[4]
         published = "—" if row["published"] is None else f"{100 * row['published']:.2f}"
-        assert cells[6 + tasks] == published
+        assert cells[6] == published
+
+
+def test_the_compact_table_is_narrow_and_stands_before_the_rest(record):
+    text = markdown(build_table(dataclasses.replace(record, published="gatera_table5")))
+    head, _, rest = text.partition("## Scores by task")
+    table = [line for line in head.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(record.rows)
+    assert max(map(len, table)) <= 110
+    assert head.index("## Findings") < head.index(table[0])
+    assert "## Knowledge, time and memory" in rest
 
 
 def section_of(text, title):
@@ -263,8 +277,10 @@ def test_one_seed_gives_a_difference_and_no_test(store, plan):
     commit_result(store, plan.trials_of("gatera")[0], 0.75)
     text = markdown(build_table(gather(store, plan)))
     line = next(line for line in text.splitlines() if line.startswith("| hira |"))
-    verdict = "one seed: no test over seeds; these two runs: McNemar p < 0.001"
-    assert f"| -25.00 [—] (1 of 3 seeds) | {verdict} |" in line
+    assert "| hira | 1/3 | 50.00 | -25.00 [—] | none: one seed |" in line
+    rests_on = section_of(text, "Differences")["hira"]
+    assert rests_on["p of two runs, McNemar"] == "< 0.001"
+    assert "One seed tests nothing: -25.00 to -25.00 points" in text
     assert "It says nothing of other seeds" in text
 
 
@@ -373,7 +389,9 @@ def test_holm_decides_over_all_rows(store, plan):
         assert row["difference"]["verdict"] == "not resolved"
         # At least one more than there are, at the level that the strictest step has.
         assert row["difference"]["seeds_needed"] == 4
-    assert "| not resolved (p = 0.057; about 4 seeds would) |" in markdown(table)
+    text = markdown(table)
+    assert "| not resolved (p = 0.057) |" in text
+    assert section_of(text, "Differences")["hira"]["seeds to resolve"] == "about 4"
 
 
 def test_seeds_that_diverged_leave_no_verdict_and_no_doubt_over_what_is_compared(store, plan):
@@ -391,11 +409,13 @@ def test_seeds_that_diverged_leave_no_verdict_and_no_doubt_over_what_is_compared
     text = markdown(table)
     hira = next(line for line in text.splitlines() if line.startswith("| hira |"))
     # Of the seeds that did not diverge alone it would be resolved: -0.04 and -0.039.
-    assert "| 51.05 ± 49.43 | -3.95 [-4.59, -3.31] (2 of 3 seeds) | none: seeds diverged |" in hira
+    assert "| 51.05 ± 49.43 | -3.95 [-4.59, -3.31] | none: seeds diverged |" in hira
+    assert section_of(text, "Differences")["hira"]["seeds"] == "2/3"
     assert "- hira: no verdict, since seed 2 diverged in it or in gatera" in text
     assert table.row("hira").comparison.adjusted_p < 0.05
     static = next(line for line in text.splitlines() if line.startswith("| static_gate |"))
-    assert " (2 of 3 seeds) | not resolved (p = " in static
+    assert "| not resolved (p = " in static
+    assert section_of(text, "Differences")["static_gate"]["seeds"] == "2/3"
     assert "- static_gate: its difference is over seed 0, 1, which gatera has too" in text
     assert table.row("hira").comparison.verdict == "not resolved"
 
@@ -405,7 +425,8 @@ def test_differences_without_spread_are_shown_and_not_tested(store, plan):
         for trial in plan.trials_of(variant)[:2]:
             commit_result(store, trial, score)
     text = markdown(build_table(gather(store, plan)))
-    assert "| -25.00 [—] (2 of 3 seeds) | no spread among seeds: no test |" in text
+    assert "| -25.00 [—] | none: no spread |" in text
+    assert "- No verdict on `hira`: -25.00 points over 2 seeds, without any spread." in text
 
 
 @pytest.mark.parametrize(
@@ -434,7 +455,7 @@ def test_a_copied_store_gives_the_same_bytes(filled, plan, tmp_path):
     for place, store in enumerate((filled, Store(copy))):
         record = gather(store, plan)
         files.append(write_report(record, tmp_path / f"reports{place}").files)
-    assert len(files[0]) == 5
+    assert len(files[0]) == 6
     assert [p.read_bytes() for p in files[0]] == [p.read_bytes() for p in files[1]]
 
 
@@ -465,9 +486,12 @@ def test_knowledge_kept_is_a_column_with_its_interval(store, plan):
         commit_result(store, trial, 0.5, metrics=losses)
     table = build_table(gather(store, plan))
     text = markdown(table)
-    assert "| held-out loss, change [95 %] |" in text
+    kept = section_of(text, "Knowledge, time and memory")["gatera"]
     # By hand: changes 0.25, 0.5, 0.15; mean 0.3, SD 0.1803, t(2) = 4.303.
-    assert "| +0.300 [-0.148, +0.748] |" in text
+    assert (kept["held-out loss"], kept["its change [95 %]"]) == (
+        "1.550",
+        "+0.300 [-0.148, +0.748]",
+    )
     assert "starts from the frozen backbone's, 1.250 nats" in text
     row = json_rows(table)[-1]
     assert row["knowledge"]["loss"] == pytest.approx(1.55)
@@ -520,6 +544,7 @@ def test_a_report_is_the_same_bytes_twice(record, tmp_path):
         "made_up.tiny.md",
         "made_up.tiny.csv",
         "made_up.tiny.tex",
+        "made_up.tiny.tasks.tex",
         "made_up.tiny.differences.png",
         "made_up.tiny.accuracy.png",
     ]
@@ -534,12 +559,12 @@ def test_a_report_holds_no_local_path(record, tmp_path):
 def test_the_published_column_is_headed_by_its_model(record):
     table = build_table(dataclasses.replace(record, published="gatera_table5"))
     text = markdown(table)
-    assert "| published (LLaMA-3-8B) |" in text
+    assert ", Table 5, measured on LLaMA-3-8B.\n" in text.partition("| variant |")[0]
     line = next(line for line in text.splitlines() if line.startswith("| hira |"))
     assert "| 86.72 |" in line
     frozen = next(line for line in text.splitlines() if line.startswith("| frozen |"))
     assert "| — |" in frozen
-    assert "LLaMA-3-8B; here it is no target" in text
+    assert "It was measured on LLaMA-3-8B: beside it, this is no test." in text
 
 
 def curved(record, name, values):
@@ -616,10 +641,7 @@ def test_hard_gates_say_what_share_of_the_tokens_was_skipped(store, plan):
     for trial in plan.trials:
         commit_result(store, trial, 0.5, gates={"share_skipped": 0.4375})
     table = build_table(gather(store, plan))
-    for measured in (True, False):
-        gates = section_of(markdown(table, measured=measured), "Gates")["gatera"]
-        assert gates["skipped"] == "43.75"
-        assert gates.get("scoring time") == ("2.0 s" if measured else None)
+    assert section_of(markdown(table), "Gates")["gatera"]["skipped"] == "43.75"
     of_field, of_share = draw_curve(table, "adapter.gate_threshold").axes
     assert of_field.get_xlabel() == "adapter.gate_threshold"
     assert "skipped" in of_share.get_xlabel()

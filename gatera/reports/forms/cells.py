@@ -1,7 +1,4 @@
-"""Tables as words: headers and cells, the same for every form that people read.
-
-Scores are in percent, differences in percentage points; a number that is missing is a dash.
-"""
+"""Tables of a report: headers and cells, the same for every form that people read."""
 
 from __future__ import annotations
 
@@ -9,14 +6,27 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gatera.reports.forms.words import (
+    DASH,
+    average_cell,
+    crossed_cell,
+    difference_cell,
+    memory_cell,
+    nats_cell,
+    p_value,
+    pairs_cell,
+    percent,
+    points,
+    printed_share,
+    seconds_cell,
+    seeds_cell,
+    setting_cell,
+    share_cell,
+    verdict_cell,
+)
 from gatera.reports.judging.agreement import PaperRow
-from gatera.reports.judging.comparison import Comparison
-from gatera.reports.judging.paired import MeanInterval, PairedDifference
 from gatera.reports.records import TuningRecord
 from gatera.reports.tables import Table, TableRow
-from gatera.trial import Json
-
-DASH = "—"
 
 
 @dataclass(frozen=True)
@@ -27,68 +37,88 @@ class Cells:
     lines: Sequence[Sequence[str]]
 
 
-def accuracy_cells(table: Table, *, measured: bool) -> Cells:
-    """Return the main table; a column that no row has a number for is left out.
-
-    Args:
-        table: What is reported.
-        measured: Whether to show what a clock or a host says.
-    """
-    record = table.record
-    crossed = any(row.comparison and row.comparison.crossed for row in table.rows)
-    knowledge = any(row.knowledge for row in table.rows)
+def compact_cells(table: Table) -> Cells:
+    """Return the main table, narrow enough to be read as text and to be pasted into a paper."""
+    reference, tested = table.record.reference, not table.contrasts
     header = [
         "variant",
         "seeds",
-        *record.tasks,
         "average",
-        f"Δ to {record.reference} [95 %]",
-        *(["secondary: bootstrap [95 %]"] if crossed else []),
-        "verdict",
+        f"Δ to {reference} [95 %]",
+        *(["verdict"] if tested else []),
         "trainable",
-        *([f"published ({table.published.model})"] if table.published else []),
-        *(["held-out loss, change [95 %]"] if knowledge else []),
-        *(["time", "peak memory"] if measured else []),
-        "diagnosis",
+        *(["published"] if table.published else []),
     ]
-    lines = []
-    for row in table.rows:
-        name = f"{row.variant} (reference)" if row.variant == record.reference else row.variant
-        line = [
-            name,
+    lines = [
+        [
+            f"{row.variant} (reference)" if row.variant == reference else row.variant,
             seeds_cell(row),
-            *(percent(row.scores[task]) for task in record.tasks),
             average_cell(row),
-            difference_cell(row),
-            *([_crossed(row.comparison)] if crossed else []),
-            _verdict(row.comparison),
-            _trainable(row),
+            difference_cell(row.comparison),
+            *([verdict_cell(row.comparison)] if tested else []),
+            _trained_share(row),
             *([percent(row.published)] if table.published else []),
-            *([_knowledge(row.knowledge)] if knowledge else []),
-            *([_seconds(row.seconds), _memory(row.peak_memory_bytes)] if measured else []),
-            ", ".join(dict.fromkeys(finding.kind for finding in row.findings)) or DASH,
         ]
-        lines.append(line)
+        for row in table.rows
+    ]
     return Cells(header, lines)
+
+
+def _trained_share(row: TableRow) -> str:
+    return share_cell(0.0 if row.trainable == 0 else row.trainable_share)
 
 
 def contrast_cells(table: Table) -> Cells:
     """Return the contrasts with their verdicts."""
-    crossed = any(each.crossed for each in table.contrasts.values())
-    header = ["contrast", "rows", "seeds", "Δ [95 %]"]
-    header += ["secondary: bootstrap [95 %]"] if crossed else []
+    lines = [
+        [name, pairs_cell(each), difference_cell(each), verdict_cell(each)]
+        for name, each in table.contrasts.items()
+    ]
+    return Cells(["contrast", "seeds", "Δ [95 %]", "verdict"], lines)
+
+
+def score_cells(table: Table) -> Cells:
+    """Return the rows' scores by task."""
+    tasks = table.record.tasks
+    lines = [[row.variant, *(percent(row.scores[task]) for task in tasks)] for row in table.rows]
+    return Cells(["variant", *tasks], lines)
+
+
+def test_cells(table: Table) -> Cells:
+    """Return what each verdict rests on, and what would resolve what is not resolved."""
+    tested = table.tested
+    crossed = any(each.crossed for each in tested.values())
+    single = any(each.single_runs for each in tested.values())
+    header = [
+        "contrast" if table.contrasts else "variant",
+        *(["rows"] if table.contrasts else []),
+        "seeds",
+        "Δ [95 %]",
+        *(["bootstrap [95 %]"] if crossed else []),
+        "p",
+        "p, Holm",
+        "seeds to resolve",
+        *(["p of two runs, McNemar"] if single else []),
+    ]
     lines = [
         [
             name,
-            _weighted(each.weights),
-            str(each.difference.pairs),
-            interval_cell(each),
-            *([_crossed(each)] if crossed else []),
-            _verdict(each),
+            *([_weighted(each.weights)] if table.contrasts else []),
+            pairs_cell(each),
+            difference_cell(each),
+            *([crossed_cell(each)] if crossed else []),
+            _p(each.difference.p),
+            _p(each.adjusted_p),
+            DASH if each.seeds_needed is None else f"about {each.seeds_needed:,}",
+            *([DASH if each.single_runs is None else _p(each.single_runs.p)] if single else []),
         ]
-        for name, each in table.contrasts.items()
+        for name, each in tested.items()
     ]
-    return Cells([*header, "verdict"], lines)
+    return Cells(header, lines)
+
+
+def _p(value: float) -> str:
+    return p_value(value).removeprefix("= ") if math.isfinite(value) else DASH
 
 
 def _weighted(weights: Mapping[str, float]) -> str:
@@ -101,12 +131,46 @@ def _weighted(weights: Mapping[str, float]) -> str:
     return " ".join(parts)
 
 
-def gate_cells(table: Table, *, measured: bool) -> Cells:
-    """Return the gates' statistics of the gated rows; with hard gates what they skip and save."""
+def cost_cells(table: Table, *, measured: bool) -> Cells:
+    """Return what rows train, lose of pre-trained knowledge, and, `measured`, take."""
+    knowledge = any(row.knowledge_loss is not None for row in table.rows)
+    header = [
+        "variant",
+        "trainable parameters",
+        *(["held-out loss", "its change [95 %]"] if knowledge else []),
+        *(["time", "of it scoring", "peak memory"] if measured else []),
+        "diagnosis",
+    ]
+    lines = [
+        [
+            row.variant,
+            DASH if row.trainable is None else f"{row.trainable:,}",
+            *([_loss(row.knowledge_loss), nats_cell(row.knowledge)] if knowledge else []),
+            *(
+                [
+                    seconds_cell(row.seconds),
+                    seconds_cell(row.scoring_seconds),
+                    memory_cell(row.peak_memory_bytes),
+                ]
+                if measured
+                else []
+            ),
+            ", ".join(dict.fromkeys(finding.kind for finding in row.findings)) or DASH,
+        ]
+        for row in table.rows
+    ]
+    return Cells(header, lines)
+
+
+def _loss(value: float | None) -> str:
+    return DASH if value is None else f"{value:.3f}"
+
+
+def gate_cells(table: Table) -> Cells:
+    """Return the gates' statistics of the gated rows; with hard gates the share skipped too."""
     header = ["variant", "mean", "below 0.1", "above 0.9", "entropy", "prompt mean", "answer mean"]
     hard = any("share_skipped" in row.gates["overall"] for row in table.rows if row.gates)
-    timed = hard and measured
-    header += ["skipped"] * hard + ["scoring time"] * timed
+    header += ["skipped"] * hard
     lines = []
     for row in table.rows:
         if row.gates:
@@ -120,7 +184,6 @@ def gate_cells(table: Table, *, measured: bool) -> Cells:
                     f"{every['entropy']:.3f}",
                     *(_gate_mean(row.gates.get(tokens)) for tokens in ("prompt", "answer")),
                     *([percent(every.get("share_skipped"))] if hard else []),
-                    *([_seconds(row.scoring_seconds)] if timed else []),
                 ]
             )
     return Cells(header, lines)
@@ -154,8 +217,8 @@ def matched_cells(table: Table) -> Cells | None:
             name,
             str(each.difference.pairs),
             percent(each.accuracy),
-            _knowledge(each.difference),
-            f"{each.verdict} (p {_p_value(each.adjusted_p)})"
+            nats_cell(each.difference),
+            f"{each.verdict} (p {p_value(each.adjusted_p)})"
             if math.isfinite(each.adjusted_p)
             else "no test",
         ]
@@ -206,11 +269,12 @@ def tuning_cells(table: Table) -> Cells:
             _budget(row.tuning),
             "as its seeds" if row.tuning.steps is None else str(row.tuning.steps),
             ", ".join(
-                f"{name} {_value(low)} to {_value(high)}"
+                f"{name} {setting_cell(low)} to {setting_cell(high)}"
                 for name, (low, high) in row.tuning.searched.items()
             )
             or DASH,
-            ", ".join(f"{name} = {_value(v)}" for name, v in row.tuning.chosen.items()) or DASH,
+            ", ".join(f"{name} = {setting_cell(v)}" for name, v in row.tuning.chosen.items())
+            or DASH,
             ", ".join(row.tuning.edges) or DASH,
         ]
         for row in table.rows
@@ -255,114 +319,14 @@ def paper_cells(table: Table) -> Cells:
                 percent(beside.measured),
                 points(beside.difference),
                 points(beside.step),
-                difference_cell(row),
+                difference_cell(row.comparison),
                 _inside(beside),
                 beside.verdict or DASH,
-                _printed_share(beside.published_trainable),
-                _share(row.trainable_share),
+                printed_share(beside.published_trainable),
+                share_cell(row.trainable_share),
             ]
         )
     return Cells(header, lines)
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction in percent, two decimals."""
-    return DASH if value is None else f"{100 * value:.2f}"
-
-
-def points(value: float | None) -> str:
-    """Return a difference of fractions in percentage points, signed."""
-    return DASH if value is None else f"{100 * value:+.2f}"
-
-
-def seeds_cell(row: TableRow) -> str:
-    """Return the number of seeds, and of how many where some are missing."""
-    have = len(row.seeds)
-    return f"{have}" if have == row.planned else f"{have}/{row.planned}"
-
-
-def average_cell(row: TableRow) -> str:
-    """Return the average with its standard deviation over seeds."""
-    spread = f" ± {100 * row.spread:.2f}" if row.spread is not None else ""
-    return percent(row.average) + spread
-
-
-def difference_cell(row: TableRow) -> str:
-    """Return the paired difference with its interval, and its seeds where some are missing."""
-    return DASH if row.comparison is None else interval_cell(row.comparison)
-
-
-def interval_cell(comparison: Comparison) -> str:
-    """Return a paired difference with its interval, and its seeds where some are missing."""
-    d = comparison.difference
-    few = f" ({d.pairs} of {comparison.planned} seeds)" if d.pairs < comparison.planned else ""
-    if not math.isfinite(d.low):
-        return f"{100 * d.mean:+.2f} [{DASH}]{few}"
-    return f"{100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}]{few}"
-
-
-def _crossed(comparison: Comparison | None) -> str:
-    crossed = comparison.crossed if comparison is not None else None
-    if crossed is None or not math.isfinite(crossed.low + crossed.high):
-        return DASH
-    return f"[{100 * crossed.low:+.2f}, {100 * crossed.high:+.2f}]"
-
-
-def _verdict(comparison: Comparison | None) -> str:
-    if comparison is None:
-        return DASH
-    if comparison.verdict == "not tested":
-        return DASH
-    if comparison.diverged:
-        return "none: seeds diverged"
-    if comparison.difference.sd == 0:
-        return "no spread among seeds: no test"
-    if not math.isfinite(comparison.adjusted_p):
-        runs = comparison.single_runs
-        items = f" over seeds; these two runs: McNemar p {_p_value(runs.p)}" if runs else ""
-        return f"one seed: no test{items}"
-    if comparison.verdict == "resolved":
-        return f"resolved (p {_p_value(comparison.adjusted_p)})"
-    needed = comparison.seeds_needed
-    more = f"; about {needed} seeds would" if needed is not None else ""
-    return f"not resolved (p {_p_value(comparison.adjusted_p)}{more})"
-
-
-def _p_value(p: float) -> str:
-    """Return a p-value to three decimals; a smaller one is said to be below, never zero."""
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
-def _trainable(row: TableRow) -> str:
-    if row.trainable is None:
-        return DASH
-    share = f" ({_share(row.trainable_share)})" if row.trainable_share else ""
-    return f"{row.trainable:,}{share}"
-
-
-def _share(value: float | None) -> str:
-    return DASH if value is None else f"{100 * value:.4f} %"
-
-
-def _printed_share(value: float | None) -> str:
-    """Return a published share with the digits that were published."""
-    return DASH if value is None else f"{100 * value:.6g} %"
-
-
-def _knowledge(lost: MeanInterval | PairedDifference | None) -> str:
-    if lost is None:
-        return DASH
-    if not math.isfinite(lost.low):
-        return f"{lost.mean:+.3f} [{DASH}]"
-    return f"{lost.mean:+.3f} [{lost.low:+.3f}, {lost.high:+.3f}]"
-
-
-def _seconds(value: float | None) -> str:
-    return DASH if value is None else f"{value:.1f} s"
-
-
-def _memory(value: int | None) -> str:
-    return DASH if value is None else f"{value / 2**20:.0f} MiB"
 
 
 def _gate_mean(gates: Mapping[str, float] | None) -> str:
@@ -371,7 +335,3 @@ def _gate_mean(gates: Mapping[str, float] | None) -> str:
 
 def _inside(row: PaperRow) -> str:
     return DASH if row.step_inside is None else ("yes" if row.step_inside else "no")
-
-
-def _value(value: Json) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

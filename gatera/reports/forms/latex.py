@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gatera.reports.forms.cells import Cells, accuracy_cells, contrast_cells
+from gatera.reports.forms.cells import Cells, compact_cells, contrast_cells, score_cells
 from gatera.reports.forms.notes import footnotes
 from gatera.reports.tables import Table
 
@@ -29,15 +29,23 @@ _ESCAPES = {
 
 
 def latex(table: Table) -> str:
-    """Return the main table as a tabular, contrasts before it, reasons of its dashes after it."""
+    """Return the compact table as a tabular, contrasts before it, reasons of dashes after it."""
     tables = [contrast_cells(table)] if table.contrasts else []
-    tables.append(accuracy_cells(table, measured=False))
-    notes = [rf"{{\footnotesize {escape(note)}.\par}}" for note in footnotes(table)]
+    return _document(table, [*tables, compact_cells(table)], footnotes(table))
+
+
+def latex_by_task(table: Table) -> str:
+    """Return the rows' scores by task as a tabular."""
+    return _document(table, [score_cells(table)], [])
+
+
+def _document(table: Table, tables: Sequence[Cells], notes: Sequence[str]) -> str:
+    said = [rf"{{\footnotesize {escape(note)}.\par}}" for note in notes]
     return "\n".join(
         [
             f"% {table.record.study} at scale {table.record.scale}; needs \\usepackage{{booktabs}}",
             (r"\par\bigskip" + "\n").join(_tabular(cells) for cells in tables),
-            *([r"\par\smallskip", *notes] if notes else []),
+            *([r"\par\smallskip", *said] if said else []),
             "",
         ]
     )

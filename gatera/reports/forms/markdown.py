@@ -7,22 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from gatera.reports.endpoints import ENDPOINTS
 from gatera.reports.forms.cells import (
-    DASH,
     Cells,
-    accuracy_cells,
+    compact_cells,
     contrast_cells,
+    cost_cells,
     gate_cells,
     matched_cells,
     other_cells,
     paper_cells,
+    score_cells,
     signal_cells,
     task_gate_cells,
+    test_cells,
     tuning_cells,
 )
+from gatera.reports.forms.findings import findings
 from gatera.reports.forms.notes import footnotes, provenance, settings
+from gatera.reports.forms.words import DASH
 from gatera.reports.judging.bootstrap import MIN_SEEDS
-from gatera.reports.judging.comparison import Comparison, median_spread
-from gatera.reports.judging.paired import RankAgreement, detectable_difference
+from gatera.reports.judging.comparison import Comparison
+from gatera.reports.judging.paired import RankAgreement
 from gatera.reports.records import StudyRecord
 from gatera.reports.tables import FROZEN, Table
 from gatera.trial import Json
@@ -37,37 +41,73 @@ def markdown(table: Table, *, measured: bool = True, figures: Sequence[str] = ()
         figures: Paths of the figures, as seen from the report.
     """
     record = table.record
+    compact = [compact_cells(table)]
+    shown = [contrast_cells(table), *compact] if table.contrasts else compact
+    by_name = {path.split(".")[-2]: _image(path, record.study) for path in figures}
     blocks = [
         f"# {record.study} at scale {record.scale}",
         _introduction(record),
-        *([_markdown_table(contrast_cells(table))] if table.contrasts else []),
-        _markdown_table(accuracy_cells(table, measured=measured)),
-        *(f"![{_figure_title(path)} of {record.study}]({path})" for path in figures),
-        _reading(table),
+        "## Findings",
+        _listed(findings(table)),
+        _above(table),
+        *map(_markdown_table, shown),
+        *(by_name.pop(name) for name in _FIRST if name in by_name),
+        *_sections(table, measured=measured, figures=by_name),
     ]
-    if findings := _findings(table):
-        blocks += ["## Diagnosis", _DIAGNOSIS_READING, findings]
-    if any(row.gates for row in table.rows):
-        gates = _markdown_table(gate_cells(table, measured=measured))
-        blocks += ["## Gates", gates, _gate_reading(record)]
-    if cells := task_gate_cells(table):
-        blocks += ["## Gates by task", _markdown_table(cells), _TASK_GATES_READING]
-    if any(row.tuning for row in table.rows):
-        blocks += ["## Tuning", _markdown_table(tuning_cells(table)), _TUNING_READING]
-    if table.paper is not None:
-        blocks += ["## Against the paper", _markdown_table(paper_cells(table)), _beside(table)]
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+_FIRST = ("differences", "curve")  # figures that answer the question
+_WITH_TASKS = tuple(ENDPOINTS)  # those called by an endpoint show scores by task
+
+
+def _sections(table: Table, *, measured: bool, figures: dict[str, str]) -> Iterator[str]:
+    """Yield what stands behind the findings, the figures where they belong."""
+    record = table.record
+    if len(record.tasks) > 1:
+        yield from ("## Scores by task", _markdown_table(score_cells(table)))
+        yield from (figures.pop(name) for name in _WITH_TASKS if name in figures)
+    if table.tested:
+        yield from ("## Differences", _markdown_table(test_cells(table)))
+    yield from _reading_differences(table)
+    yield from (
+        "## Knowledge, time and memory",
+        _markdown_table(cost_cells(table, measured=measured)),
+    )
+    yield from _reading_columns(table)
     if cells := matched_cells(table):
-        blocks += ["## Knowledge kept at equal accuracy", _markdown_table(cells), _MATCHED_READING]
+        yield from ("## Knowledge kept at equal accuracy", _markdown_table(cells), _MATCHED_READING)
+    if any(row.gates for row in table.rows):
+        yield from ("## Gates", _markdown_table(gate_cells(table)), _gate_reading(record))
+        yield from (figures.pop(name) for name in ("gates",) if name in figures)
+    if cells := task_gate_cells(table):
+        yield from ("## Gates by task", _markdown_table(cells), _TASK_GATES_READING)
+    if hints := _hints(table):
+        yield from ("## Diagnosis", _DIAGNOSIS_READING, hints)
+    if any(row.tuning for row in table.rows):
+        yield from ("## Tuning", _markdown_table(tuning_cells(table)), _TUNING_READING)
+    if table.paper is not None:
+        yield from ("## Against the paper", _markdown_table(paper_cells(table)), _beside(table))
     if cells := other_cells(table):
-        blocks += ["## Other scores", _markdown_table(cells), _OTHER_READING]
+        yield from ("## Other scores", _markdown_table(cells), _OTHER_READING)
     if cells := signal_cells(table):
-        blocks += ["## Endpoints", _markdown_table(cells), _SIGNAL_READING]
+        yield from ("## Endpoints", _markdown_table(cells), _SIGNAL_READING)
+    if figures:
+        yield from ("## Learning curves", *figures.values())
     if notes := footnotes(table):
-        blocks += ["## Notes", _listed(notes)]
+        yield from ("## Notes", _listed(notes))
     if lines := settings(record):
-        blocks += ["## Settings", _listed(lines)]
-    blocks += ["## Provenance", _listed(provenance(record))]
-    return "\n\n".join(blocks) + "\n"
+        yield from ("## Settings", _listed(lines))
+    yield from ("## Provenance", _listed(provenance(record)))
+
+
+def _above(table: Table) -> str:
+    """Say what the numbers of the table are."""
+    heading = ENDPOINTS[table.record.endpoint].heading
+    lines = [f"{heading}, mean over seeds ± their standard deviation, the plain mean over tasks."]
+    if table.published is not None:
+        lines.append(f"Published: {table.published.source}, measured on {table.published.model}.")
+    return "\n".join(lines)
 
 
 def _introduction(record: StudyRecord) -> str:
@@ -76,8 +116,6 @@ def _introduction(record: StudyRecord) -> str:
         lines.append(f"Reproduces {record.reproduces}.")
     if record.departures:
         lines.append(f"**Departs from the study's defaults** — {_said(record.departures)}.")
-    heading = ENDPOINTS[record.endpoint].heading
-    lines.append(f"{heading}, mean over seeds; the average is the plain mean over tasks.")
     return "\n\n".join(lines)
 
 
@@ -91,14 +129,10 @@ def _said(departures: Mapping[str, Json]) -> str:
     return ", ".join(f"`{option}`" for option in options)
 
 
-def _figure_title(path: str) -> str:
-    """Return what a figure shows, from its name `<plan id>.<what>.png`."""
-    return path.split(".")[-2].replace("_", " ").capitalize()
-
-
-def _reading(table: Table) -> str:
-    """Say how the table is to be read, and what it cannot tell."""
-    return "\n\n".join([*_reading_differences(table), *_reading_columns(table)])
+def _image(path: str, study: str) -> str:
+    """Return a figure; its name `<plan id>.<what>.png` says what it shows."""
+    title = path.split(".")[-2].replace("_", " ").capitalize()
+    return f"![{title} of {study}]({path})"
 
 
 def _reading_differences(table: Table) -> Iterator[str]:
@@ -106,14 +140,13 @@ def _reading_differences(table: Table) -> Iterator[str]:
     yield (
         f"Δ is the difference of averages to `{table.record.reference}`, paired by seed, in "
         f"{endpoint.unit}, with its Student-t interval over seeds (95 %, not adjusted). "
-        f"{_tested_by(table)} ± is the standard deviation over seeds. `frozen` is the "
-        "backbone without training: one trial, no spread, not tested. The number of seeds named "
-        "beside *not resolved* would resolve a difference of the size seen with 80 % power, at "
-        "Holm's strictest step."
+        f"{_tested_by(table)} `frozen` is the backbone without training: one trial, no spread, not "
+        "tested. *Seeds to resolve* would resolve a difference of the size seen with 80 % power, "
+        "at Holm's strictest step."
     )
     if any(each.crossed for each in table.tested.values()):
         yield (
-            "The secondary interval (95 %, not adjusted) is a studentized bootstrap of the same "
+            "The second interval (95 %, not adjusted) is a studentized bootstrap of the same "
             "difference over seeds and test items together, the same drawn items for all seeds "
             "and all variants, drawn within each task: it speaks of other test items too, where "
             "the first speaks of other seeds on these. With fewer than ten seeds it is a little "
@@ -137,12 +170,6 @@ def _reading_differences(table: Table) -> Iterator[str]:
         yield (
             "Nothing was tuned for a row of its own: all share the settings that their change "
             "leaves alone, and a row may be behind only because these suit it less."
-        )
-    detectable = _detectable(table)
-    if detectable is not None:
-        yield (
-            f"With this table's spread and seeds, a difference of {100 * detectable:.2f} points "
-            "or more is found with 80 % power (unadjusted); smaller ones may stay unresolved."
         )
 
 
@@ -190,12 +217,6 @@ def _has_clusters(record: StudyRecord) -> bool:
     return any(label for items in record.clusters.values() for label in items.values())
 
 
-def _detectable(table: Table) -> float | None:
-    """Return the smallest detectable difference at the median spread of what is tested."""
-    middle = median_spread(each.difference for each in table.tested.values())
-    return detectable_difference(middle.sd, middle.pairs) if middle is not None else None
-
-
 def _reading_columns(table: Table) -> Iterator[str]:
     frozen = table.row(FROZEN)
     if any(row.knowledge for row in table.rows):
@@ -206,11 +227,6 @@ def _reading_columns(table: Table) -> Iterator[str]:
             f"frozen backbone's{before}. Above 0 means that knowledge was lost."
         )
     if table.published:
-        yield f"Published: {table.published.source}, measured on {table.published.model}" + (
-            "."
-            if table.paper is not None and table.paper.incomparable is None
-            else "; here it is no target, only the order of the rows can be looked at."
-        )
         for row in table.rows:
             if row.variant in table.published.notes:
                 yield f"`{row.variant}`: {table.published.notes[row.variant]}."
@@ -233,8 +249,8 @@ _DIAGNOSIS_READING = (
 )
 
 
-def _findings(table: Table) -> str:
-    """Return the findings, those of a kind together, so that what all rows share stands once."""
+def _hints(table: Table) -> str:
+    """Return what looks wrong, a kind at a time, so that what all rows share stands once."""
     kinds: dict[tuple[str, str], list[str]] = {}
     for row in table.rows:
         for finding in row.findings:

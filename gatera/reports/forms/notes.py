@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from gatera.reports.forms.cells import DASH, percent
+from gatera.reports.forms.words import DASH, percent
 from gatera.reports.judging.diagnosis import SILENT_SHARE
 from gatera.reports.records import StudyRecord, mixed_provenance
 from gatera.reports.tables import FROZEN, Table
