@@ -204,7 +204,7 @@ Answers = list[tuple[str, str | None]]  # text and extracted answer of each item
 def _evaluated(model: Any, tokenizer: Any, setting: Setting) -> Iterator[list[str]]:
     """Yield the table's row after every round."""
     from gatera import tasks
-    from gatera.studies.plan.configuration import scale_defaults
+    from gatera.studies.planning.configuration import scale_defaults
     from gatera.tasks.mixture import Item
 
     limit, at_once = setting.sizes.items, setting.sizes.at_once

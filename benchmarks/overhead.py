@@ -31,8 +31,8 @@ from gatera.studies import Study, Variant
 from gatera.studies.catalog import LoadedStudy
 from gatera.studies.launch import Slots
 from gatera.studies.launch.local import LocalLauncher
-from gatera.studies.plan.enumeration import Request, make_plan
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.enumeration import Request, make_plan
+from gatera.studies.planning.plan import Plan
 from gatera.studies.store.owner import worker_name
 from gatera.studies.store.snapshot import Snapshot
 from gatera.studies.store.store import Store
@@ -45,7 +45,7 @@ from gatera.training.provenance.machine import Machine
 from gatera.trial import Trained, Trial, TrialResult
 
 if TYPE_CHECKING:
-    from gatera.studies.run.supervisor import Outcome
+    from gatera.studies.running.supervisor import Outcome
 
 STACK = "gatera.training.fitting"  # what a real worker has loaded when it takes a trial
 
@@ -343,7 +343,7 @@ def _run(
     preload: str = STACK,
     show: Callable[[Snapshot], None] = lambda snapshot: None,
 ) -> Outcome:
-    from gatera.studies.run.supervisor import RunOptions, run
+    from gatera.studies.running.supervisor import RunOptions, run
 
     return run(
         store,

@@ -44,7 +44,7 @@ class AtOnce:
 def planned_trials(count: int, departures: Mapping[str, Any]) -> list[Any]:
     """GateRA's trials of Table 5, seeds 0 to count - 1; nothing else is asked of the studies."""
     from gatera.studies import catalog
-    from gatera.studies.plan.enumeration import Request, make_plan
+    from gatera.studies.planning.enumeration import Request, make_plan
 
     asked = Request(seeds=count, variants=("gatera",), overrides=departures)
     return make_plan(catalog.load("ablation_table5"), asked).trials_of("gatera")

@@ -20,8 +20,8 @@ from gatera.errors import InputError
 if TYPE_CHECKING:
     from gatera.reports.judging.paired import PairedDifference
     from gatera.studies.catalog import LoadedStudy
-    from gatera.studies.plan.enumeration import Request
-    from gatera.studies.plan.plan import Plan
+    from gatera.studies.planning.enumeration import Request
+    from gatera.studies.planning.plan import Plan
     from gatera.studies.store.snapshot import Snapshot
     from gatera.studies.store.store import Store
     from gatera.trial import Json
@@ -51,11 +51,11 @@ def list_studies(options: argparse.Namespace) -> int:
 
 
 def show_plan(options: argparse.Namespace) -> int:
-    from gatera.studies.plan.parameters import describe_variants
+    from gatera.studies.planning.gpu_cost import described, gpu_cost
+    from gatera.studies.planning.parameters import describe_variants
     from gatera.studies.store.snapshot import take_snapshot
     from gatera.studies.views.budget import as_stored, describe_tuning, tuning_snapshot
     from gatera.studies.views.forecast import estimate, expected_detectable_difference, plan_text
-    from gatera.studies.views.gpu_cost import described, gpu_cost
     from gatera.studies.views.outlook import trial_outlook
 
     store = _existing_store(options, verifies=False)
@@ -101,7 +101,7 @@ def _measured_spread(store: Store | None, plan: Plan) -> PairedDifference | None
 
 
 def show_settings(options: argparse.Namespace) -> int:
-    from gatera.studies.plan.configuration import described, settings_text
+    from gatera.studies.planning.configuration import described, settings_text
 
     print(_json(described()) if options.json else settings_text())
     return 0
@@ -145,8 +145,8 @@ def _for_study(options: argparse.Namespace, name: str) -> argparse.Namespace:
 
 def run_study(options: argparse.Namespace) -> int:
     from gatera.studies.launch import choose
-    from gatera.studies.plan.parameters import describe_variants
-    from gatera.studies.run.supervisor import RunOptions, run
+    from gatera.studies.planning.parameters import describe_variants
+    from gatera.studies.running.supervisor import RunOptions, run
     from gatera.studies.store.store import Store
     from gatera.studies.views.display import Display
     from gatera.studies.views.progress import failure_lines
@@ -314,7 +314,7 @@ def work(options: argparse.Namespace) -> int:
 
 
 def sync(options: argparse.Namespace) -> int:
-    from gatera.studies.run.supervisor import synchronize
+    from gatera.studies.running.supervisor import synchronize
     from gatera.studies.store.store import Store
 
     store = Store(options.store)
@@ -353,8 +353,8 @@ def _loaded(options: argparse.Namespace) -> LoadedStudy:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    from gatera.studies.plan.configuration import parse_overrides
-    from gatera.studies.plan.enumeration import Request
+    from gatera.studies.planning.configuration import parse_overrides
+    from gatera.studies.planning.enumeration import Request
 
     return Request(
         scale=options.scale,
@@ -367,14 +367,14 @@ def _request(options: argparse.Namespace) -> Request:
 
 
 def _make_plan(options: argparse.Namespace) -> Plan:
-    from gatera.studies.plan.enumeration import make_plan
+    from gatera.studies.planning.enumeration import make_plan
 
     return make_plan(_loaded(options), _request(options), strict=options.strict)
 
 
 def _plan_id(options: argparse.Namespace) -> str:
     """Return the id of the plan that the options describe, without reading any data."""
-    from gatera.studies.plan.enumeration import plan_id_of
+    from gatera.studies.planning.enumeration import plan_id_of
 
     return plan_id_of(_loaded(options), _request(options))
 

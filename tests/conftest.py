@@ -13,8 +13,8 @@ import pytest
 
 from gatera.studies import Study, Variant
 from gatera.studies.catalog import LoadedStudy
-from gatera.studies.plan.enumeration import Request, make_plan
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.enumeration import Request, make_plan
+from gatera.studies.planning.plan import Plan
 from gatera.studies.store.store import Store
 
 

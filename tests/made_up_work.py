@@ -39,7 +39,7 @@ from gatera.training.provenance.code import read_sources
 from gatera.trial import Trained, Trial, TrialResult
 
 if TYPE_CHECKING:
-    from gatera.studies.run.supervisor import Outcome
+    from gatera.studies.running.supervisor import Outcome
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def made_up_command(command: list[str]) -> list[str]:
 
 def run_here(store: Store, plan_id: str, engine: str, reports: Path, **options) -> Outcome:
     """Run a stored plan with two such workers."""
-    from gatera.studies.run.supervisor import RunOptions, run  # loads more than a worker needs
+    from gatera.studies.running.supervisor import RunOptions, run  # loads more than a worker needs
 
     logs = store.folder / "logs"
     if engine == "slurm":

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from gatera.errors import InputError
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.plan import Plan
 from gatera.studies.store.store import Store
 from gatera.studies.study import FROZEN
 from gatera.trial import Trial

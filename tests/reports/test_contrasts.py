@@ -18,8 +18,8 @@ from gatera.reports.judging.comparison import item_differences
 from gatera.reports.tables import build_table
 from gatera.studies import Contrast, Study, Variant
 from gatera.studies.catalog import LoadedStudy, entries, load
-from gatera.studies.plan.enumeration import Request, make_plan
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.enumeration import Request, make_plan
+from gatera.studies.planning.plan import Plan
 from gatera.studies.views.gather import gather
 
 SCORES = {  # by row, of five seeds

@@ -15,7 +15,7 @@ from gatera.reports.judging.bootstrap import clustered, crossed_bootstrap
 from gatera.reports.judging.signal import signal
 from gatera.reports.published import published_table
 from gatera.reports.tables import build_table
-from gatera.studies.plan.enumeration import Request, make_plan
+from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.study import Study, Variant
 from gatera.studies.views.gather import gather
 

@@ -8,7 +8,7 @@ from made_up import commit_result
 
 from gatera.reports.tables import build_table
 from gatera.reports.write import write_report
-from gatera.studies.plan.enumeration import Request, make_plan
+from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.store.store import Store
 from gatera.studies.views.gather import gather
 

@@ -19,7 +19,7 @@ from gatera.reports.records import COMPARED, TuningRecord, refuse_mixed
 from gatera.reports.tables import build_table
 from gatera.reports.write import write_report
 from gatera.studies import Variant
-from gatera.studies.plan.enumeration import Request, make_plan
+from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.store.store import Store
 from gatera.studies.views.gather import gather
 

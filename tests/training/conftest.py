@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gatera import backbones, tasks
-from gatera.studies.plan.configuration import as_run, scale_defaults
+from gatera.studies.planning.configuration import as_run, scale_defaults
 from gatera.tasks.example import Example
 from gatera.tasks.mixture import items_sha256, load_mixture, questions_also_tested
 from gatera.tasks.prompts import render_prompt, template_identity

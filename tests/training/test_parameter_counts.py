@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gatera.studies.plan.configuration import scale_defaults
+from gatera.studies.planning.configuration import scale_defaults
 from gatera.training import parameter_counts
 
 MODULES = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]

@@ -16,7 +16,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from gatera.studies.plan.configuration import Range
+from gatera.studies.planning.configuration import Range
 from gatera.trial import sha256_of
 
 

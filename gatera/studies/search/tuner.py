@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from gatera.errors import InputError
-from gatera.studies.plan.configuration import with_values
-from gatera.studies.plan.plan import Plan
-from gatera.studies.plan.tuning import Choice, PlannedTuning, TunedRow, tuning_trials, values_of
+from gatera.studies.planning.configuration import with_values
+from gatera.studies.planning.plan import Plan
+from gatera.studies.planning.tuning import Choice, PlannedTuning, TunedRow, tuning_trials, values_of
 from gatera.studies.search.search import Course, Search
 from gatera.studies.store.snapshot import Snapshot, take_snapshot, validations
 from gatera.studies.store.store import Store

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from gatera.collecting import uncollected
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.plan import Plan
 from gatera.studies.store.attempts import AttemptRecord
 from gatera.studies.store.staleness import stale_files
 from gatera.studies.store.store import Store

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.plan import Plan
 from gatera.studies.store.snapshot import Snapshot, take_snapshot
 from gatera.studies.store.store import Store
 from gatera.studies.views.progress import duration

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 
 from gatera.reports.judging.paired import PairedDifference, detectable_difference
 from gatera.reports.published import REPLICATED_SD, REPLICATOR
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.gpu_cost import gpu_line
+from gatera.studies.planning.plan import Plan
 from gatera.studies.store.snapshot import Snapshot
 from gatera.studies.study import FROZEN
 from gatera.studies.views.budget import tuning_lines
-from gatera.studies.views.gpu_cost import gpu_line
 from gatera.studies.views.progress import duration
 from gatera.terminal import table_lines
 from gatera.trial import Json

@@ -13,7 +13,7 @@ from gatera.reports.records import (
     TrialRecord,
     TuningRecord,
 )
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.plan import Plan
 from gatera.studies.store.attempts import AttemptRecord
 from gatera.studies.store.snapshot import Snapshot, take_snapshot
 from gatera.studies.store.staleness import stale_files

@@ -23,8 +23,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from gatera.studies.plan.confounds import flat_fields, varied_fields
-from gatera.studies.plan.plan import TUNING_SUFFIX, Plan
+from gatera.studies.planning.confounds import flat_fields, varied_fields
+from gatera.studies.planning.plan import TUNING_SUFFIX, Plan
 from gatera.studies.search.search import distributions_of, quiet
 from gatera.studies.store.snapshot import validations
 from gatera.studies.store.store import Store

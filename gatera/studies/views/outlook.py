@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from gatera.errors import InputError
-from gatera.studies.plan.confounds import differing_fields
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.confounds import differing_fields
+from gatera.studies.planning.plan import Plan
 from gatera.studies.store.snapshot import Snapshot
 from gatera.studies.store.staleness import changed_training
 from gatera.studies.store.store import Store

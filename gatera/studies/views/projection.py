@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from gatera.errors import InputError
 from gatera.studies.interrupts import Interrupts
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.plan import Plan
 from gatera.studies.store.snapshot import take_snapshot
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import signature

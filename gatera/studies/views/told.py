@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.plan import Plan
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import file_sha256, read_json, write_whole
 from gatera.trial import Json, Trial, sha256_of

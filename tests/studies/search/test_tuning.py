@@ -22,9 +22,9 @@ from gatera.reports.forms.cells import tuning_cells
 from gatera.reports.tables import build_table
 from gatera.studies import Study, Tuning, Variant
 from gatera.studies.catalog import LoadedStudy
-from gatera.studies.plan.enumeration import Request, make_plan
-from gatera.studies.plan.plan import Plan
-from gatera.studies.plan.tuning import Choice, Range, TunedRow, is_edge, values_of
+from gatera.studies.planning.enumeration import Request, make_plan
+from gatera.studies.planning.plan import Plan
+from gatera.studies.planning.tuning import Choice, Range, TunedRow, is_edge, values_of
 from gatera.studies.search.search import Course, Search
 from gatera.studies.search.tuner import Tuner
 from gatera.studies.store.snapshot import take_snapshot

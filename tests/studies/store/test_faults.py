@@ -16,7 +16,7 @@ from made_up_work import run_here, start_worker
 from gatera import cli
 from gatera.errors import InputError
 from gatera.studies.catalog import load
-from gatera.studies.plan.enumeration import Request, make_plan
+from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.store.snapshot import status_of
 from gatera.studies.store.store import Store
 

@@ -10,8 +10,8 @@ from made_up import answers_worth, commit_result, note_end
 from gatera import cli
 from gatera.errors import InputError
 from gatera.reports import write
-from gatera.studies.run import report
-from gatera.studies.run.report import report_of_run
+from gatera.studies.running import report
+from gatera.studies.running.report import report_of_run
 from gatera.studies.store import index
 from gatera.studies.store.index import Contents, details_of
 from gatera.studies.store.results import ResultReader

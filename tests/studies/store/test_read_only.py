@@ -10,7 +10,7 @@ from made_up import commit_result
 
 from gatera import cli
 from gatera.studies.catalog import load
-from gatera.studies.plan.enumeration import Request, make_plan
+from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.store.store import Store
 
 _CHANGES = ("os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.chmod", "os.truncate")

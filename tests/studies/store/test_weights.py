@@ -14,8 +14,8 @@ from made_up_work import run_here, start_worker
 
 from gatera import cli
 from gatera.studies.export import export_adapter
-from gatera.studies.plan.enumeration import Request, make_plan
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.enumeration import Request, make_plan
+from gatera.studies.planning.plan import Plan
 from gatera.studies.store.snapshot import take_snapshot
 from gatera.studies.store.store import Store
 from gatera.studies.views.outlook import SCORE_ONLY, TRAIN_AND_SCORE, trial_outlook

@@ -19,7 +19,7 @@ from optuna_journal import optuna_study, optuna_trials
 
 from gatera.studies import Study, Variant
 from gatera.studies.catalog import LoadedStudy
-from gatera.studies.plan.enumeration import Request, make_plan
+from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.store.store import Store
 from gatera.studies.views.optuna_view import OptunaView, drop_other_studies
 from gatera.trial import Trial

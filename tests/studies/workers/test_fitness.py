@@ -11,7 +11,7 @@ import pytest
 from made_up import commit_result
 
 from gatera import cli
-from gatera.studies.plan.enumeration import Request, make_plan
+from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.store.snapshot import take_snapshot
 from gatera.training.provenance.machine import Machine
 

@@ -11,7 +11,7 @@ import pytest
 from gatera import tasks
 from gatera.studies import Study, Tuning, Variant
 from gatera.studies.catalog import LoadedStudy
-from gatera.studies.plan.enumeration import Request, make_plan
+from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.search.tuner import Tuner
 from gatera.studies.store.store import Store
 from gatera.tasks.mixture import items_sha256, load_mixture, questions_also_tested

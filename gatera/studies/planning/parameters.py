@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from gatera.errors import InputError
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.plan import Plan
 from gatera.trial import Json, plain
 
 

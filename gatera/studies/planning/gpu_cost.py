@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gatera import tasks
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.plan import Plan
 from gatera.tasks.extents import EXTENTS, Extent
 from gatera.trial import Json, Trial
 

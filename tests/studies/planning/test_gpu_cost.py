@@ -10,8 +10,8 @@ import pytest
 
 from gatera import cli
 from gatera.studies.catalog import load
-from gatera.studies.plan.enumeration import Request, make_plan
-from gatera.studies.views.gpu_cost import Gpu, described, gpu_cost, gpu_line
+from gatera.studies.planning.enumeration import Request, make_plan
+from gatera.studies.planning.gpu_cost import Gpu, described, gpu_cost, gpu_line
 
 # A card of 3 units of each rate, so that a third of its peak is 1 a second.
 UNIT = Gpu("unit", 3.0, 3.0)

@@ -4,8 +4,8 @@ import pytest
 
 from gatera.errors import InputError
 from gatera.settings import SCALES, declared
-from gatera.studies.plan import configuration as settings
-from gatera.studies.plan.enumeration import Request, make_plan
+from gatera.studies.planning import configuration as settings
+from gatera.studies.planning.enumeration import Request, make_plan
 
 
 def test_overrides_are_json_words_and_lists():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from gatera.studies.plan.confounds import differing_fields, undeclared_differences
-from gatera.studies.plan.tuning import PlannedTuning
+from gatera.studies.planning.confounds import differing_fields, undeclared_differences
+from gatera.studies.planning.tuning import PlannedTuning
 from gatera.trial import Json, Trial, sha256_of
 
 TUNING_SUFFIX = ".tuning"  # of the id of a plan that holds the tuning trials of another

@@ -13,8 +13,8 @@ from typing import Self
 
 from gatera.errors import InputError
 from gatera.settings import TUNING
-from gatera.studies.plan.configuration import Range, is_number, with_values
-from gatera.studies.plan.sources import KNOWLEDGE
+from gatera.studies.planning.configuration import Range, is_number, with_values
+from gatera.studies.planning.sources import KNOWLEDGE
 from gatera.studies.study import Tuning, Variant
 from gatera.trial import Json, Trial
 

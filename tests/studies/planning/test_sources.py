@@ -11,9 +11,9 @@ import pytest
 
 from gatera.errors import InputError
 from gatera.studies import catalog
-from gatera.studies.plan.configuration import parse_overrides
-from gatera.studies.plan.enumeration import Request, make_plan
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.configuration import parse_overrides
+from gatera.studies.planning.enumeration import Request, make_plan
+from gatera.studies.planning.plan import Plan
 
 GATE = '''\
 """A gate of the user's own; importing this file would be seen."""

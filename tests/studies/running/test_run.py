@@ -198,7 +198,7 @@ def test_a_failing_variant_leaves_the_others_and_exits_3(tmp_path):
 
 def test_a_second_supervisor_is_told_who_holds_the_store(finished):
     folder, arguments, _ = finished
-    from gatera.studies.run.supervisor import supervising
+    from gatera.studies.running.supervisor import supervising
     from gatera.studies.store.store import Store
 
     with supervising(Store(folder / "gatera-store")):

@@ -10,7 +10,7 @@ import pytest
 from gatera import cli
 from gatera.reports.write import write_report
 from gatera.studies.catalog import entries, load
-from gatera.studies.plan.enumeration import Request, make_plan
+from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.store.snapshot import take_snapshot
 from gatera.studies.store.store import Store
 from gatera.studies.views.gather import gather

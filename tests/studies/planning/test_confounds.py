@@ -10,9 +10,13 @@ import pytest
 from gatera.errors import InputError
 from gatera.studies import Study, Variant
 from gatera.studies.catalog import LoadedStudy
-from gatera.studies.plan.confounds import differing_fields, undeclared_differences, varied_fields
-from gatera.studies.plan.enumeration import Request, make_plan
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.confounds import (
+    differing_fields,
+    undeclared_differences,
+    varied_fields,
+)
+from gatera.studies.planning.enumeration import Request, make_plan
+from gatera.studies.planning.plan import Plan
 
 
 def loaded(*variants, reference="gatera", **fields):

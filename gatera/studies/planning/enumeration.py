@@ -13,12 +13,18 @@ from gatera.errors import InputError
 from gatera.reports.endpoints import LOG_PROBABILITY
 from gatera.settings import TrainSettings
 from gatera.studies.catalog import LoadedStudy
-from gatera.studies.plan.configuration import apply_changes, as_run, scale_defaults, with_values
-from gatera.studies.plan.confounds import refuse_undeclared
-from gatera.studies.plan.plan import Plan, plan_id
-from gatera.studies.plan.planned_data import PlannedData
-from gatera.studies.plan.sources import NO_KNOWLEDGE_TEXT, Located, locate, without_folder
-from gatera.studies.plan.tuning import PREFIX, PlannedTuning, plan_tuning, split_overrides, stated
+from gatera.studies.planning.configuration import apply_changes, as_run, scale_defaults, with_values
+from gatera.studies.planning.confounds import refuse_undeclared
+from gatera.studies.planning.plan import Plan, plan_id
+from gatera.studies.planning.planned_data import PlannedData
+from gatera.studies.planning.sources import NO_KNOWLEDGE_TEXT, Located, locate, without_folder
+from gatera.studies.planning.tuning import (
+    PREFIX,
+    PlannedTuning,
+    plan_tuning,
+    split_overrides,
+    stated,
+)
 from gatera.studies.study import FROZEN, Study, Tuning, Variant
 from gatera.tasks.prompts import template_identity
 from gatera.trial import FROZEN as METHOD_FROZEN

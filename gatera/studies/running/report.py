@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from gatera.studies.plan.plan import Plan
+from gatera.studies.planning.plan import Plan
 from gatera.studies.store.index import source_sha256
 from gatera.studies.store.store import Store
 from gatera.studies.views.told import Told, hashes

@@ -17,8 +17,8 @@ from pathlib import Path
 from gatera.errors import InputError
 from gatera.studies.interrupts import Interrupts, interruptible
 from gatera.studies.launch import Launcher, Slots
-from gatera.studies.plan.plan import Plan
-from gatera.studies.run.report import RunReport, report_of_run
+from gatera.studies.planning.plan import Plan
+from gatera.studies.running.report import RunReport, report_of_run
 from gatera.studies.store.locks import try_lock
 from gatera.studies.store.owner import owner_of_this_process, worker_name
 from gatera.studies.store.snapshot import Follower, Snapshot, take_snapshot
