@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         name: str, function: Callable[[argparse.Namespace], int], help: str
     ) -> argparse.ArgumentParser:
         command = parsers.add_parser(name, help=help, description=help)
-        command.set_defaults(command=function, strict=False)
+        command.set_defaults(command=function)
         return command
 
     listing = add("list", do.list_studies, "The studies there are, with what each reproduces.")
@@ -95,7 +95,6 @@ def _parser() -> argparse.ArgumentParser:
     plan = add("plan", do.show_plan, "Show a study's trials, parameters and cost; run nothing.")
     shared.add_study(plan, json=True)
     run = add("run", do.run_studies, "Run what is missing of a study, then write its report.")
-    run.set_defaults(strict=True)
     shared.add_study_or_all(run)
     shared.add_running(run)
     status = add("status", do.show_status, "Show how far a study is; reads files only.")

@@ -12,16 +12,12 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gatera.errors import InputError
 
 if TYPE_CHECKING:
-    from gatera.reports.judging.paired import PairedDifference
-    from gatera.studies.catalog import LoadedStudy
-    from gatera.studies.planning.enumeration import Request
-    from gatera.studies.planning.plan import Plan
+    from gatera.studies.asking import Asked
     from gatera.studies.store.snapshot import Snapshot
     from gatera.studies.store.store import Store
     from gatera.trial import Json
@@ -51,53 +47,13 @@ def list_studies(options: argparse.Namespace) -> int:
 
 
 def show_plan(options: argparse.Namespace) -> int:
-    from gatera.studies.planning.gpu_cost import described, gpu_cost
-    from gatera.studies.planning.parameters import describe_variants
-    from gatera.studies.store.snapshot import take_snapshot
-    from gatera.studies.views.budget import as_stored, describe_tuning, tuning_snapshot
-    from gatera.studies.views.forecast import estimate, expected_detectable_difference, plan_text
-    from gatera.studies.views.outlook import trial_outlook
+    from gatera.studies.interface import planned
 
-    store = _existing_store(options, verifies=False)
-    plan = as_stored(store, _make_plan(options))
-    counted = describe_variants(plan)
-    on_gpu = gpu_cost(plan, {name: of_row.pop("computation") for name, of_row in counted.items()})
-    snapshot = take_snapshot(store, plan) if store is not None else None
-    answer = {
-        "study": plan.study,
-        "scale": plan.scale,
-        "trials": trial_outlook(store, plan, snapshot),
-        "variants": {
-            name: {
-                "changes": changes,
-                "differs": {field: list(pair) for field, pair in plan.differing(name).items()},
-                "undeclared": plan.undeclared(name),
-                **counted[name],
-                "gpu": None if on_gpu is None else on_gpu.of_rows[name].to_json(),
-            }
-            for name, changes in plan.changes.items()
-        },
-        "tuning": describe_tuning(plan, tuning_snapshot(store, plan)),
-        "estimate": {**estimate(plan, snapshot), "gpu": described(on_gpu)},
-        "detectable_difference": expected_detectable_difference(
-            plan, _measured_spread(store, plan)
-        ),
-        "notes": list(plan.notes),
-        "missing": list(plan.missing),
-    }
-    print(_json(answer) if options.json else plan_text(plan, answer))
-    for each in plan.missing:
+    found = planned(_asked(options), options.store)
+    print(_json(found.answer) if options.json else found.text)
+    for each in found.missing:
         print(f"gatera: {each}", file=sys.stderr)
-    return USAGE_ERROR if plan.missing else 0
-
-
-def _measured_spread(store: Store | None, plan: Plan) -> PairedDifference | None:
-    if store is None:
-        return None
-    from gatera.reports.tables import measured_spread
-    from gatera.studies.views.gather import gather
-
-    return measured_spread(gather(store, plan))
+    return USAGE_ERROR if found.missing else 0
 
 
 def show_settings(options: argparse.Namespace) -> int:
@@ -118,7 +74,7 @@ def run_studies(options: argparse.Namespace) -> int:
 
     of_each = [_for_study(options, entry.name) for entry in entries()]
     for each in of_each:
-        _plan_id(each)  # what no study can be run with is refused before any is
+        _ = _asked(each).plan_id  # what no study can be run with is refused before any is
     statuses = []
     for number, each in enumerate(of_each, start=1):
         print(f"study {number} of {len(of_each)}: {each.name}", file=sys.stderr)
@@ -137,35 +93,19 @@ def _run_one_of_many(options: argparse.Namespace) -> int:
 
 def _for_study(options: argparse.Namespace, name: str) -> argparse.Namespace:
     """Return the options for one study of all; a tuning phase is changed where there is one."""
+    from gatera.studies.catalog import load
+
     each = argparse.Namespace(**{**vars(options), "name": name})
-    if _loaded(each).study.tuning is None:
+    if load(name).study.tuning is None:
         each.set = [change for change in options.set if not change.startswith("tuning.")]
     return each
 
 
 def run_study(options: argparse.Namespace) -> int:
-    from gatera.studies.launch import choose
-    from gatera.studies.planning.parameters import describe_variants
-    from gatera.studies.running.supervisor import RunOptions, run
-    from gatera.studies.store.store import Store
-    from gatera.studies.views.display import Display
+    from gatera.studies.interface import carry_out
+    from gatera.studies.running.supervisor import RunOptions
     from gatera.studies.views.progress import failure_lines
 
-    plan = _make_plan(options)
-    folder: Path = options.store
-    unchecked = not (folder / "plans" / f"{plan.id}.json").exists()
-    if unchecked:
-        describe_variants(plan)  # refuses what no model can be built for, before anything changes
-    logs = folder.absolute() / "logs"
-    if options.launcher == "slurm":
-        chosen = choose.slurm(logs, options.data_root, options.workers, options.slurm)
-    else:
-        chosen = choose.local(
-            logs, options.data_root, plan.scale, options.workers, options.workers_per_gpu
-        )
-    launcher, slots = chosen
-    store = Store(folder, create=True)
-    display = Display(plan, store.folder, sys.stderr)
     run_options = RunOptions(
         max_attempts=options.max_attempts,
         claim_timeout=options.claim_timeout,
@@ -175,16 +115,15 @@ def run_study(options: argparse.Namespace) -> int:
         measured=not options.no_measured,
         allow_mixed=options.allow_mixed,
     )
-    with display:
-        outcome = run(
-            store,
-            plan,
-            run_options,
-            launcher=launcher,
-            slots=slots,
-            show=display.show,
-            say=display.say,
-        )
+    _, outcome = carry_out(
+        _asked(options),
+        options.store,
+        run_options,
+        launcher=options.launcher,
+        workers=options.workers,
+        workers_per_gpu=options.workers_per_gpu,
+        slurm=options.slurm,
+    )
     print(outcome.report.markdown)
     for line in (*outcome.warnings, *failure_lines(outcome.snapshot)):
         print(line, file=sys.stderr)
@@ -209,7 +148,7 @@ def show_status(options: argparse.Namespace) -> int:
     from gatera.studies.views.progress import trial_rows
 
     store = _store(options, verifies=False)
-    plan = store.plan(_plan_id(options))
+    plan = store.plan(_asked(options).plan_id)
     while True:
         snapshot = take_snapshot(store, plan, max_attempts=options.max_attempts)
         tuned = tuning_snapshot(store, plan, max_attempts=options.max_attempts)
@@ -245,12 +184,12 @@ def write_report(options: argparse.Namespace) -> int:
     from gatera.studies.views.gather import gather
 
     store = _store(options)
-    plan = store.plan(_plan_id(options))
+    plan = store.plan(_asked(options).plan_id)
     record = gather(
         store,
         plan,
         max_attempts=options.max_attempts,
-        study_sha256=_loaded(options).sha256,
+        study_sha256=_asked(options).loaded.sha256,
     )
     written = write_report(
         record,
@@ -279,7 +218,7 @@ def export(options: argparse.Namespace) -> int:
     from gatera.studies.export import export_adapter
 
     store = _store(options)
-    plan = store.plan(_plan_id(options))
+    plan = store.plan(_asked(options).plan_id)
     target = export_adapter(store, plan, options.variant, options.seed, options.out)
     print(target)
     return 0
@@ -346,46 +285,21 @@ def _agreed(question: str) -> bool:
     return sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")
 
 
-def _loaded(options: argparse.Namespace) -> LoadedStudy:
-    from gatera.studies.catalog import load
+def _asked(options: argparse.Namespace) -> Asked:
+    from gatera.studies.asking import Asked
 
-    return load(options.name)
-
-
-def _request(options: argparse.Namespace) -> Request:
-    from gatera.studies.planning.configuration import parse_overrides
-    from gatera.studies.planning.enumeration import Request
-
-    return Request(
+    return Asked.of(
+        options.name,
         scale=options.scale,
         seeds=options.seeds,
         tasks=options.tasks,
         variants=options.variants,
-        overrides=parse_overrides(options.set),
+        set=options.set,
         data_root=options.data_root,
     )
-
-
-def _make_plan(options: argparse.Namespace) -> Plan:
-    from gatera.studies.planning.enumeration import make_plan
-
-    return make_plan(_loaded(options), _request(options), strict=options.strict)
-
-
-def _plan_id(options: argparse.Namespace) -> str:
-    """Return the id of the plan that the options describe, without reading any data."""
-    from gatera.studies.planning.enumeration import plan_id_of
-
-    return plan_id_of(_loaded(options), _request(options))
 
 
 def _store(options: argparse.Namespace, *, verifies: bool = True) -> Store:
     from gatera.studies.store.store import Store
 
     return Store(options.store, verifies=verifies)
-
-
-def _existing_store(options: argparse.Namespace, *, verifies: bool) -> Store | None:
-    folder: Path = options.store
-    there = (folder / "format.json").exists() or (folder.exists() and not folder.is_dir())
-    return _store(options, verifies=verifies) if there else None

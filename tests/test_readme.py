@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from gatera.studies import interface
+
 README = Path(__file__).parents[1] / "README.md"
 CUT = ["--seeds", "1", "--set", "train.max_steps=2", "--set", "eval.limit=2"]
+AS_KEYWORDS = {"seeds": 1, "set": CUT[3::2]}
 
 
 def blocks(language: str) -> list[str]:
@@ -88,6 +92,17 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), given)
     assert given["loss"].requires_grad
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_studies_from_python_run(folder, monkeypatch):
+    code = next(block for block in blocks("python") if "import gatera.studies as gs" in block)
+    run = functools.partial(interface.run, **AS_KEYWORDS)
+    monkeypatch.setattr(interface, "run", run)
+    monkeypatch.chdir(folder)
+    given = {}
+    exec(compile(code, "README.md", "exec"), given)
+    assert given["report"].table["variant"].iloc[0] == "frozen"
+    assert given["report"].findings
 
 
 def test_the_ui_answers_on_localhost(folder):

@@ -58,6 +58,21 @@ def csv_text(table: Table, *, measured: bool = True) -> str:
     return buffer.getvalue()
 
 
+def compact_rows(table: Table) -> list[dict[str, Json]]:
+    """Return the compact table's numbers, under the names that the CSV has for them."""
+    return [
+        {
+            **{name: values[name] for name in ("variant", "seeds", "average", "average_sd")},
+            **{
+                f"difference.{name}": (values["difference"] or {}).get(name)
+                for name in ("mean", "low", "high", "adjusted_p", "verdict")
+            },
+            **{n: values[n] for n in ("trainable_parameters", "trainable_share", "published")},
+        }
+        for values in json_rows(table, measured=False)
+    ]
+
+
 def _columns(rows: Sequence[Mapping[str, Json]]) -> list[str]:
     """Return the names of all rows' cells; parts of one value stand side by side."""
     names = list(dict.fromkeys(name for row in rows for name in row))

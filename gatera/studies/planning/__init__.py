@@ -1,6 +1,6 @@
 """From a study to its trials, in plain values.
 
 `enumeration` lists the trials; what goes into them comes from `configuration` (settings), `sources`
-and `planned_data` (files), `tuning` (what is searched), `confounds` keeps rows comparable, and `gpu_cost` computes what they would take.
-Nothing here runs, or knows of a store.
+and `planned_data` (files), and `tuning` (what is searched). `confounds` keeps rows comparable,
+`gpu_cost` computes what they would take. Nothing here runs, or knows of a store.
 """

@@ -60,6 +60,15 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Json]:
     return overrides
 
 
+def typed_overrides(changes: Mapping[str, Json]) -> dict[str, Json]:
+    """Return settings that are changed for all rows, each as its field has it.
+
+    Raises:
+        InputError: an unknown field, or a value of the wrong type.
+    """
+    return {name: _typed(_known(name), value) for name, value in changes.items()}
+
+
 def _parse(setting: Setting, text: str) -> Json:
     try:
         value = json.loads(text, parse_constant=_no_constant)

@@ -1,0 +1,284 @@
+"""Studies from Python: what the command line does, as functions; its options are their keywords.
+
+    import gatera.studies as gs
+
+    report = gs.run("ablation_table5", seeds=5)
+    report.table, report.trials, report.predictions, report.gates    # DataFrames
+    report                                                           # in a notebook: the findings
+
+Scores and shares are fractions, as in CSV and JSON. Everything heavy is imported when it is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gatera.studies.asking import Asked
+from gatera.studies.reported import Report
+from gatera.studies.study import Study
+from gatera.trial import Json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gatera.reports.judging.paired import PairedDifference
+    from gatera.studies.planning.plan import Plan
+    from gatera.studies.running.supervisor import Outcome, RunOptions
+    from gatera.studies.store.store import Store
+
+__all__ = ["Planned", "Report", "load", "plan", "run"]
+
+STORE, REPORTS = "gatera-store", "reports"  # folders, unless others are named
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a plan says: its trials, its rows, and what they would take."""
+
+    answer: Mapping[str, Json]  # as `plan --json` prints it
+    text: str  # as `plan` prints it
+    missing: tuple[str, ...]  # what could not be read: no trial of such a plan can run
+
+    @functools.cached_property
+    def trials(self) -> pd.DataFrame:
+        """A line a trial: where it stands, and what is left to do."""
+        import pandas as pd
+
+        return pd.DataFrame(self.answer["trials"])
+
+    @functools.cached_property
+    def rows(self) -> pd.DataFrame:
+        """A line a row: its parameters, and what a trial of it would take on a GPU."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    "variant": name,
+                    "trainable_parameters": said["trainable_parameters"],
+                    "trainable_percent": said["trainable_percent"],
+                    "gpu_hours": said["gpu"] and said["gpu"]["hours"],
+                    "gpu_memory_gib": said["gpu"] and said["gpu"]["memory_gib"],
+                }
+                for name, said in self.answer["variants"].items()
+            ]
+        )
+
+    def __repr__(self) -> str:
+        """Return what `plan` prints."""
+        return "\n".join([self.text, *self.missing])
+
+
+def plan(study: str | Path | Study, *, store: str | Path = STORE, **asked: Any) -> Planned:
+    """Return a study's trials, parameters and cost; runs nothing.
+
+    Args:
+        study: As for `run`.
+        store: The store's folder, where there is one.
+        asked: As for `run`.
+
+    Raises:
+        InputError: what is asked cannot be understood.
+    """
+    return planned(Asked.of(study, **asked), Path(store))
+
+
+def planned(asking: Asked, folder: Path) -> Planned:
+    """Return what the plan of what is asked says, beside what a store has of it."""
+    from gatera.studies.planning.gpu_cost import described, gpu_cost
+    from gatera.studies.planning.parameters import describe_variants
+    from gatera.studies.store.snapshot import take_snapshot
+    from gatera.studies.views.budget import as_stored, describe_tuning, tuning_snapshot
+    from gatera.studies.views.forecast import estimate, expected_detectable_difference, plan_text
+    from gatera.studies.views.outlook import trial_outlook
+
+    store = _existing_store(folder)
+    plan = as_stored(store, asking.plan(strict=False))
+    counted = describe_variants(plan)
+    on_gpu = gpu_cost(plan, {name: of_row.pop("computation") for name, of_row in counted.items()})
+    snapshot = take_snapshot(store, plan) if store is not None else None
+    answer = {
+        "study": plan.study,
+        "scale": plan.scale,
+        "trials": trial_outlook(store, plan, snapshot),
+        "variants": {
+            name: {
+                "changes": changes,
+                "differs": {field: list(pair) for field, pair in plan.differing(name).items()},
+                "undeclared": plan.undeclared(name),
+                **counted[name],
+                "gpu": None if on_gpu is None else on_gpu.of_rows[name].to_json(),
+            }
+            for name, changes in plan.changes.items()
+        },
+        "tuning": describe_tuning(plan, tuning_snapshot(store, plan)),
+        "estimate": {**estimate(plan, snapshot), "gpu": described(on_gpu)},
+        "detectable_difference": expected_detectable_difference(
+            plan, _measured_spread(store, plan)
+        ),
+        "notes": list(plan.notes),
+        "missing": list(plan.missing),
+    }
+    return Planned(answer, plan_text(plan, answer), plan.missing)
+
+
+def _existing_store(folder: Path) -> Store | None:
+    from gatera.studies.store.store import Store
+
+    there = (folder / "format.json").exists() or (folder.exists() and not folder.is_dir())
+    return Store(folder, verifies=False) if there else None
+
+
+def _measured_spread(store: Store | None, plan: Plan) -> PairedDifference | None:
+    if store is None:
+        return None
+    from gatera.reports.tables import measured_spread
+    from gatera.studies.views.gather import gather
+
+    return measured_spread(gather(store, plan))
+
+
+def run(
+    study: str | Path | Study,
+    *,
+    store: str | Path = STORE,
+    report_dir: str | Path = REPORTS,
+    workers: int | None = None,
+    workers_per_gpu: int = 1,
+    launcher: str = "local",
+    slurm: str = "",
+    retry: str | None = None,
+    max_attempts: int | None = None,
+    claim_timeout: float = 3600.0,
+    tracking_uri: str | None = None,
+    measured: bool = True,
+    allow_mixed: bool = False,
+    **asked: Any,
+) -> Report:
+    """Run what is missing of a study, write its report, and return it.
+
+    Interrupted, it keeps what is done; the same call goes on.
+
+    Args:
+        study: A study's name, the path of a study file, or a `Study`.
+        store: The store's folder; made where it does not exist.
+        report_dir: Where the report goes.
+        workers: How many; None: one a visible GPU, else one a core.
+        workers_per_gpu: Workers that share a GPU.
+        launcher: What starts workers: local or slurm.
+        slurm: Options of sbatch, "partition=gpu,time=4:00:00".
+        retry: "failed" or "stale": trials that run again.
+        max_attempts: Failures after which a trial is left. None: each kind's own limit.
+        claim_timeout: Seconds without progress after which a trial is taken over.
+        tracking_uri: Of MLflow. None: SQLite in the store; "none": without MLflow.
+        measured: Whether reports say what a clock or a host says.
+        allow_mixed: Whether results that were made differently may stand together.
+        asked: What `Asked.of` takes: name, scale, seeds, tasks, variants, set, data_root.
+
+    Raises:
+        InputError: what is asked cannot be run.
+        KeyboardInterrupt: interrupted.
+    """
+    from gatera.studies.running.supervisor import RunOptions
+
+    options = RunOptions(
+        max_attempts=max_attempts,
+        claim_timeout=claim_timeout,
+        retry=retry,
+        tracking_uri=tracking_uri,
+        report_dir=Path(report_dir),
+        measured=measured,
+        allow_mixed=allow_mixed,
+    )
+    made, outcome = carry_out(
+        Asked.of(study, **asked),
+        Path(store),
+        options,
+        launcher=launcher,
+        workers=workers,
+        workers_per_gpu=workers_per_gpu,
+        slurm=slurm,
+    )
+    return _report(made, outcome)
+
+
+def carry_out(
+    asking: Asked,
+    folder: Path,
+    options: RunOptions,
+    *,
+    launcher: str,
+    workers: int | None,
+    workers_per_gpu: int,
+    slurm: str,
+) -> tuple[Store, Outcome]:
+    """Run what is missing of what is asked; return the store, and what the run ended with.
+
+    Progress goes to stderr.
+    """
+    from gatera.studies.launch import choose
+    from gatera.studies.planning.parameters import describe_variants
+    from gatera.studies.running.supervisor import run as supervise
+    from gatera.studies.store.store import Store
+    from gatera.studies.views.display import Display
+
+    plan, data_root = asking.plan(strict=True), asking.request.data_root
+    if not (folder / "plans" / f"{plan.id}.json").exists():
+        describe_variants(plan)  # refuses what no model can be built for, before anything changes
+    logs = folder.absolute() / "logs"
+    if launcher == "slurm":
+        chosen = choose.slurm(logs, data_root, workers, slurm)
+    else:
+        chosen = choose.local(logs, data_root, plan.scale, workers, workers_per_gpu)
+    starts, slots = chosen
+    store = Store(folder, create=True)
+    display = Display(plan, store.folder, sys.stderr)
+    with display:
+        outcome = supervise(
+            store,
+            plan,
+            options,
+            launcher=starts,
+            slots=slots,
+            show=display.show,
+            say=display.say,
+        )
+    return store, outcome
+
+
+def _report(store: Store, outcome: Outcome) -> Report:
+    from gatera.studies.views.gather import gather
+    from gatera.studies.views.progress import failure_lines
+
+    plan = store.plan(outcome.snapshot.plan.id)
+    return Report(
+        gather(store, plan),
+        outcome.report.files,
+        tuple(failure_lines(outcome.snapshot)),
+        outcome.warnings,
+        store,
+    )
+
+
+def load(study: str | Path | Study, *, store: str | Path = STORE, **asked: Any) -> Report:
+    """Return the report of what a store holds of a study; runs nothing.
+
+    Args:
+        study: As for `run`.
+        store: The store's folder.
+        asked: As for `run`.
+
+    Raises:
+        InputError: there is no such store, or no such plan in it.
+    """
+    from gatera.studies.store.store import Store
+    from gatera.studies.views.gather import gather
+
+    asking, opened = Asked.of(study, **asked), Store(Path(store))
+    plan = opened.plan(asking.plan_id)
+    return Report(gather(opened, plan, study_sha256=asking.loaded.sha256), _store=opened)

@@ -1,0 +1,138 @@
+"""A report in Python: its sentences, and its numbers as DataFrames."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gatera.errors import InputError
+from gatera.trial import Json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from gatera.reports.records import StudyRecord
+    from gatera.reports.tables import Table
+    from gatera.studies.store.store import Store
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a study's stored results say: sentences, tables, and the files that were written."""
+
+    record: StudyRecord
+    files: tuple[Path, ...] = ()
+    failed: tuple[str, ...] = ()  # why trials failed, a line each
+    warnings: tuple[str, ...] = ()
+    _store: Store | None = field(default=None, repr=False)
+
+    @functools.cached_property
+    def _built(self) -> Table:
+        from gatera.reports.tables import build_table
+
+        return build_table(self.record)
+
+    @property
+    def findings(self) -> list[str]:
+        """The sentences that a report begins with."""
+        from gatera.reports.forms.findings import findings
+
+        return findings(self._built)
+
+    @functools.cached_property
+    def table(self) -> pd.DataFrame:
+        """A line a row: average, difference to the reference, verdict; the CSV's numbers."""
+        import pandas as pd
+
+        from gatera.reports.forms.values import compact_rows
+
+        found = pd.DataFrame(compact_rows(self._built))
+        words = {"variant", "difference.verdict"}
+        numbers = [name for name in found if name not in words]
+        found[numbers] = found[numbers].apply(pd.to_numeric)  # also where every one is missing
+        return found
+
+    @functools.cached_property
+    def trials(self) -> pd.DataFrame:
+        """A line a trial: its scores and metrics, or why it has none."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self._trial_lines()))
+
+    def _trial_lines(self) -> Iterator[dict[str, Json]]:
+        for row in self.record.rows:
+            for trial in row.trials:
+                result = trial.result
+                yield {
+                    "variant": row.variant,
+                    "seed": trial.seed,
+                    "state": trial.state,
+                    "reason": trial.reason,
+                    "key": None if result is None else result.key,
+                    "seconds": trial.seconds,
+                    "trainable_parameters": result and result.parameters["trainable"],
+                    **({} if result is None else result.metrics),
+                }
+
+    @functools.cached_property
+    def predictions(self) -> pd.DataFrame:
+        """A line an answer to a test item, of all finished trials."""
+        import pandas as pd
+
+        if self._store is None:
+            raise InputError("this report was made without a store; gs.load(...) reads one.")
+        frames = []
+        for row in self.record.rows:
+            for seed, result in row.results.items():
+                found = pd.read_parquet(self._store.predictions_path(result.key, result.attempt))
+                found.insert(0, "variant", row.variant)
+                found.insert(1, "seed", seed)
+                frames.append(found)
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    @functools.cached_property
+    def gates(self) -> pd.DataFrame:
+        """A line a gated module of each trial: mean, entropy in nats, shares near 0 and 1."""
+        import pandas as pd
+
+        lines = [
+            {"variant": row.variant, "seed": seed, "module": module, **statistics}
+            for row in self.record.rows
+            for seed, result in row.results.items()
+            for module, statistics in result.gates.get("modules", {}).items()
+        ]
+        return pd.DataFrame(lines)
+
+    @property
+    def markdown(self) -> str:
+        """The whole report, without its figures."""
+        from gatera.reports.forms.markdown import markdown
+
+        return markdown(self._built)
+
+    def write(
+        self, folder: str | Path, *, measured: bool = True, allow_mixed: bool = False
+    ) -> tuple[Path, ...]:
+        """Write every form of the report into `folder`; return the files.
+
+        Raises:
+            InputError: the results were not made alike, and `allow_mixed` is false.
+        """
+        from gatera.reports.write import write_report
+
+        options = {"measured": measured, "allow_mixed": allow_mixed}
+        return write_report(self.record, Path(folder), **options).files
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: findings, table, differences."""
+        from gatera.reports.forms.notebook import html
+
+        return html(self._built)
+
+    def __repr__(self) -> str:
+        """Return the findings."""
+        head = f"{self.record.study} at scale {self.record.scale}"
+        return "\n".join([head, *(f"- {sentence}" for sentence in self.findings)])

@@ -1,0 +1,190 @@
+"""Studies from Python: the same numbers as the command line's, as DataFrames."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+import gatera.studies as gs
+from gatera import cli
+from gatera.errors import InputError
+from gatera.reports.write import write_report
+from gatera.studies import Study, Variant
+
+SHORT = {
+    "train.max_steps": 2,
+    "train.validation_every": 1,
+    "train.validation_items": 4,
+    "train.batch_size": 4,
+    "eval.limit": 3,
+}
+SCRIPT = """
+import gatera.studies as gs
+
+report = gs.run(
+    "ablation_table5", seeds=2, variants=["hira", "gatera"], set={short}, tracking_uri="none"
+)
+report.table.to_csv("table.csv", index=False)
+print(report.files[1])
+print(repr(report))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder in which a plain script, without a guard for spawned processes, ran a study."""
+    made = tmp_path_factory.mktemp("script")
+    (made / "script.py").write_text(SCRIPT.replace("{short}", repr(SHORT)))
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=made, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (made / "printed").write_text(done.stdout)
+    return made
+
+
+@pytest.fixture
+def report(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return gs.load("ablation_table5", seeds=2, variants=["hira", "gatera"], set=SHORT)
+
+
+def test_a_script_gets_the_numbers_of_the_csv(folder):
+    path, title, *said = (folder / "printed").read_text().splitlines()
+    stated = pd.read_csv(folder / path)
+    table = pd.read_csv(folder / "table.csv")
+    assert list(table["variant"]) == ["frozen", "hira", "gatera"]
+    pd.testing.assert_frame_equal(table, stated[list(table)])
+    assert title == "ablation_table5 at scale tiny"
+    assert said[0].startswith("- ")
+
+
+def test_what_is_stored_is_loaded_again(folder, report):
+    table = pd.read_csv(folder / "table.csv")
+    pd.testing.assert_frame_equal(report.table, table, check_dtype=False)
+    assert report.findings
+    trials = report.trials
+    assert len(trials) == 5
+    assert set(trials["state"]) == {"done"}
+    assert trials["test/accuracy"].between(0, 1).all()
+    of_hira = trials[trials["variant"] == "hira"]["test/accuracy"]
+    assert of_hira.mean() == pytest.approx(table.set_index("variant").loc["hira", "average"])
+
+
+def test_predictions_and_gates_are_frames(report):
+    answers = report.predictions
+    assert len(answers) == 5 * 3 * len(report.record.tasks)
+    scores = answers[answers["variant"] == "gatera"].groupby(["seed", "task"])["score"].mean()
+    trial = report.trials[report.trials["variant"] == "gatera"].iloc[0]
+    task = report.record.tasks[0]
+    assert scores[trial["seed"], task] == pytest.approx(trial[f"test/accuracy/{task}"])
+    gates = report.gates
+    assert set(gates["variant"]) == {"gatera"}
+    assert gates["mean"].between(0, 1).all()
+    assert gates["module"].nunique() == len(gates) / 2  # two seeds
+
+
+def test_a_notebook_shows_findings_table_and_differences(report):
+    shown = report._repr_html_()
+    for sentence in report.findings:
+        assert sentence.partition("`")[0] in shown
+    assert shown.count("<tr>") == 4
+    assert "data:image/png;base64," in shown
+    assert "<script" not in shown
+
+
+def test_a_report_is_written_where_one_asks(report, tmp_path):
+    files = report.write(tmp_path, measured=False)
+    assert (
+        files[0].read_text() == write_report(report.record, tmp_path / "b", measured=False).markdown
+    )
+    assert report.markdown.startswith("# ablation_table5 at scale tiny")
+
+
+def test_a_second_run_finds_everything_done(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    before = sorted(folder.glob("gatera-store/trials/*/attempts/*"))
+    again = gs.run(
+        "ablation_table5",
+        seeds=2,
+        variants=("hira", "gatera"),
+        set=[f"{name}={value}" for name, value in SHORT.items()],  # as on the command line
+        tracking_uri="none",
+    )
+    assert sorted(folder.glob("gatera-store/trials/*/attempts/*")) == before
+    assert again.failed == ()
+
+
+def test_a_plan_says_what_the_command_says(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    asked = {"seeds": 2, "variants": ["hira", "gatera"], "set": SHORT}
+    found = gs.plan("ablation_table5", **asked)
+    options = ["--seeds", "2", "--variants", "hira,gatera"]
+    options += [word for n, v in SHORT.items() for word in ("--set", f"{n}={v}")]
+    assert cli.main(["plan", "ablation_table5", *options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(found.answer))
+    assert cli.main(["plan", "ablation_table5", *options]) == 0
+    assert capsys.readouterr().out == f"{found!r}\n"
+    assert list(found.trials["state"]) == ["done"] * 5
+    assert list(found.rows["variant"]) == ["frozen", "hira", "gatera"]
+
+
+STATED = Study(
+    title="Does the gate pay?",
+    variants=(Variant("hira", changes={"adapter.gate": "none"}), Variant("gatera")),
+    reference="gatera",
+    seeds=(0, 1),
+)
+
+
+def test_a_study_that_was_made_in_python_is_planned_like_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = gs.plan(STATED)
+    assert found.answer["study"] == "does_the_gate_pay"
+    assert len(found.trials) == 5
+    assert gs.plan(STATED, name="mine").answer["study"] == "mine"
+    with pytest.raises(InputError, match="name"):
+        gs.plan(STATED, name="../mine")
+
+
+def test_a_class_of_the_notebook_is_refused_with_what_to_do():
+    class MyGate:
+        pass
+
+    said = "save it in a file and name it, such as adapter.gate='my_gate.py:MyGate'"
+    with pytest.raises(InputError, match=said):
+        gs.plan("ablation_table5", set={"adapter.gate": MyGate})
+    study = Study(
+        variants=(Variant("mine", changes={"adapter.gate": MyGate}), Variant("gatera")),
+        reference="gatera",
+    )
+    with pytest.raises(InputError, match=said):
+        gs.run(study)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"set": {"train.stps": 3}}, "no setting 'train.stps'"),
+        ({"set": {"train.max_steps": "many"}}, "train.max_steps"),
+        ({"variants": ["hyra"]}, "no variant 'hyra'"),
+        ({"scale": "huge"}, "huge"),
+    ],
+)
+def test_what_cannot_be_understood_is_one_message(asked, said):
+    with pytest.raises(InputError, match=said):
+        gs.plan("ablation_table5", **asked)
+
+
+def test_importing_the_studies_is_light():
+    code = (
+        "import gatera.studies as gs, sys; print({'torch', 'pandas', 'mlflow'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+    assert set(gs.__all__) >= {"run", "plan", "load", "Study", "Variant"}
+    assert all(callable(getattr(gs, name)) for name in gs.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'rnu'"):
+        getattr(gs, "rnu")  # noqa: B009
