@@ -96,9 +96,9 @@ class Tuning(TuningSettings):
 
     Every row that has anything to search has the same number of trials. A row searches the fields
     of `search` that neither its changes nor `--set` fix; λ only where it has a gate and an entropy
-    term. Proposals come in
-    rounds, each made when the one before has ended: so they depend on results, never on which
-    worker was faster. Tuning trials read no test data.
+    term. The first trial has the row's untuned settings, where they lie in its ranges. Proposals
+    come in rounds, each made when the one before has ended: so they depend on results, never on
+    which worker was faster. Tuning trials read no test data.
     """
 
     # "section.field" -> (low, high), or (low, high, "log") where it is even in the logarithm

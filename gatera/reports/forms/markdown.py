@@ -281,7 +281,8 @@ _TASK_GATES_READING = "Means of the gates above over the tokens of each task's i
 
 _TUNING_READING = (
     "Chosen on validation data before any seed ran, with the same number of tuning trials for "
-    "each row; test data was read once, afterwards. A choice within a twentieth of its range of "
+    "each row, of which the first has the row's untuned settings where they lie in the range; test "
+    "data was read once, afterwards. A choice within a twentieth of its range of "
     "either end counts as an edge that was hit: the best value may lie outside the search space."
 )
 

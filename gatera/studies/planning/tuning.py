@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -54,6 +54,8 @@ class TunedRow:
 
     space: Mapping[str, Range]  # "section.field" -> where it is looked for
     choice: Choice | None = None  # None until the search has ended
+    # What is tried first: the row as it would be untuned. None where that lies outside the space.
+    start: Mapping[str, float] | None = None
 
     @property
     def edges(self) -> tuple[str, ...]:
@@ -94,6 +96,7 @@ class PlannedTuning:
             variant: TunedRow(
                 space={name: Range(**each) for name, each in row["space"].items()},
                 choice=None if row["choice"] is None else Choice(**row["choice"]),
+                start=row.get("start"),
             )
             for variant, row in value["rows"].items()
         }
@@ -159,7 +162,11 @@ def plan_tuning(
             "changes, by --set, or have no effect on them. Leave one free, or run the study "
             "without tuning."
         )
-    rows = {name: TunedRow(space) for name, space in spaces.items() if space}
+    rows = {
+        name: TunedRow(space, start=_start(space, configs[name]))
+        for name, space in spaces.items()
+        if space
+    }
     return PlannedTuning(
         trials=tuning.trials,
         steps=tuning.steps,
@@ -191,6 +198,22 @@ def _space(
         for name, ends in ranges.items()
         if name not in fixed
     }
+
+
+def _start(space: Mapping[str, Range], config: Mapping[str, Json]) -> dict[str, float] | None:
+    """Return the row's own settings of what is searched; None where they lie outside."""
+    own = {name: config[section][key] for name, (section, key) in _split(space).items()}
+    inside = all(
+        isinstance(own[name], int | float) and each.low <= own[name] <= each.high
+        for name, each in space.items()
+    )
+    return {name: float(value) for name, value in own.items()} if inside else None
+
+
+def _split(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return "section.field" -> (section, field)."""
+    parts = {name: name.partition(".") for name in names}
+    return {name: (section, key) for name, (section, _, key) in parts.items()}
 
 
 # From a configuration to its tuning trials, and back
@@ -244,5 +267,4 @@ def _identities(open_trial: Trial, sources: Mapping[str, str]) -> dict[str, Json
 
 def values_of(trial: Trial, space: Mapping[str, Range]) -> dict[str, float]:
     """Return the values that a tuning trial tries."""
-    parts = {name: name.partition(".") for name in space}
-    return {name: trial.config[section][key] for name, (section, _, key) in parts.items()}
+    return {name: trial.config[section][key] for name, (section, key) in _split(space).items()}

@@ -98,8 +98,8 @@ def _searches_alike(stored: PlannedTuning | None, now: PlannedTuning, variant: s
         return False
 
     def frame(tuning: PlannedTuning) -> tuple[object, ...]:
-        space = tuning.rows[variant].space
-        return (tuning.seed, tuning.seeds, tuning.round_size, tuning.pruner, space)
+        row = tuning.rows[variant]
+        return (tuning.seed, tuning.seeds, tuning.round_size, tuning.pruner, row.space, row.start)
 
     return frame(stored) == frame(now)
 
@@ -150,9 +150,19 @@ class _Row:
         due = min(start + self._tuning.round_size, self._tuning.trials)
         begun = len(self._points)
         while len(self._points) < due:
-            values = self.search.propose([self._values(each) for each in self._points[start:]])
+            values = self._next(self._points[start:])
             self._points.append(tuning_trials(self._tuning, self._open_trial, values))
         return len(self._points) > begun
+
+    def _next(self, of_round: Sequence[list[Trial]]) -> Mapping[str, float]:
+        """Return what is tried next, beside the points of the same round.
+
+        The first of all is the row as it would be untuned: no row is tuned to be worse than that,
+        as far as validation can tell.
+        """
+        if not self._points and self.tuned.start is not None:
+            return self.tuned.start
+        return self.search.propose([self._values(each) for each in of_round])
 
     def _catch_up(self) -> None:
         """Conclude the rounds whose trials have all ended."""

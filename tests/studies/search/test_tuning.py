@@ -109,6 +109,35 @@ def test_a_row_searches_what_it_does_not_fix_and_what_it_has(tuned_plan):
     assert tuned_plan.tuning.total == 18
 
 
+def test_the_untuned_row_is_tried_first(store, tuned_plan):
+    search = tuner(store, tuned_plan)
+    search.advance()
+    untuned = make_plan(load(tuning=None), Request())
+    for variant, row in tuned_plan.tuning.rows.items():
+        config = untuned.trials_of(variant)[0].config
+        stated = {RATE: config["train"]["learning_rate"], WEIGHT: config["train"]["entropy_weight"]}
+        first, *others = [values_of(t, row.space) for t in search.plan.trials_of(variant)]
+        assert first == {name: stated[name] for name in row.space} == row.start
+        assert len(others) == 2
+        assert first not in others
+
+
+def test_a_row_whose_own_settings_lie_outside_begins_elsewhere(store):
+    outside = Tuning({RATE: (1e-4, 5e-3, "log")}, trials=2, round_size=2)
+    plan = make_plan(load(tuning=outside), Request())  # at this scale the rate is 1e-2
+    assert {row.start for row in plan.tuning.rows.values()} == {None}
+    search = tuner(store, plan)
+    search.advance()
+    for trial in search.plan.trials:
+        assert 1e-4 <= trial.config["train"]["learning_rate"] <= 5e-3
+
+
+def test_a_setting_without_a_number_is_no_start(store):
+    scale = Tuning({"adapter.alpha": (1, 64)}, trials=1)  # None, which means r
+    plan = make_plan(load(tuning=scale), Request())
+    assert {row.start for row in plan.tuning.rows.values()} == {None}
+
+
 def test_before_the_choice_no_trial_can_be_run_or_taken_for_another(tuned_plan):
     assert tuned_plan.runnable == ()
     untuned = make_plan(load(tuning=None), Request())
