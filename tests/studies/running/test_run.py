@@ -51,8 +51,9 @@ def test_a_run_prints_its_table_and_writes_every_form(finished):
     assert "| gatera (reference) | 2 |" in done.stdout
     assert "5 trials (frozen is one)" in done.stderr
     assert "5 of 5 trials done" in done.stderr
-    written = sorted(path.suffix for path in (folder / "reports").iterdir() if path.is_file())
-    assert written == [".csv", ".md", ".tex"]
+    written = {path.name for path in (folder / "reports").iterdir() if path.is_file()}
+    (stem,) = {name.removesuffix(".md") for name in written if name.endswith(".md")}
+    assert written == {f"{stem}{ending}" for ending in (".csv", ".md", ".tex", ".tasks.tex")}
     figures = sorted(p.name.split(".")[-2] for p in (folder / "reports" / "figures").iterdir())
     assert figures == ["accuracy", "differences", "gates", "learning_curves"]
 
