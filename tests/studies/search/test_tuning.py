@@ -239,8 +239,12 @@ def test_a_fixed_seed_chooses_the_same_point_twice_in_whatever_order_trials_end(
     plans = [Store(tmp_path / name).plan("made_up.tiny.tuning") for name in ("None", "1", "2")]
     assert plans[0] == plans[1] == plans[2]
     other = make_plan(load(dataclasses.replace(TUNING, seed=1)), Request())
-    again = run_all(Store(tmp_path / "other", create=True), other)
-    assert choices(again)["gatera"].settings != choices(found[0])["gatera"].settings
+    run_all(Store(tmp_path / "other", create=True), other)
+    again = Store(tmp_path / "other").plan("made_up.tiny.tuning")
+    space = tuned_plan.tuning.rows["gatera"].space
+    tried = [[values_of(t, space) for t in p.trials_of("gatera")] for p in (plans[0], again)]
+    assert tried[0][0] == tried[1][0]  # as the row would be untuned
+    assert all(values not in tried[0] for values in tried[1][1:])
 
 
 def test_the_best_point_is_that_of_the_highest_accuracy_then_the_lowest_loss(store, tuned_plan):
@@ -298,7 +302,9 @@ def test_another_space_begins_another_search(store, tuned_plan):
     run_all(store, tuned_plan)
     narrow = load(dataclasses.replace(TUNING, search={**SEARCH, RATE: (1e-3, 1e-2, "log")}))
     search = tuner(store, make_plan(narrow, Request()))
-    assert len(waiting(search.advance())) == 9
+    snapshot = search.advance()
+    assert len(snapshot.plan.trials) == 9
+    assert len(waiting(snapshot)) == 6  # each row's untuned settings were tried already
     for trial in search.plan.trials:
         assert 1e-3 <= trial.config["train"]["learning_rate"] <= 1e-2
 
@@ -365,7 +371,8 @@ def test_each_point_has_a_trial_of_each_tuning_seed(store, twice):
     assert store.tuning_plan(settled) == stored
     record = gather(store, settled)
     (row,) = [each for each in record.rows if each.variant == "gatera"]
-    assert len(row.tuning.results) == 8 - 2 * row.tuning.pruned
+    # A point that counts as pruned may have come to its end before it was told.
+    assert 8 - 2 * row.tuning.pruned <= len(row.tuning.results) <= 8
     assert "| 4 × 2 seeds" in " | ".join(["", *tuning_cells(build_table(record)).lines[-1]])
 
 
