@@ -132,6 +132,17 @@ def test_a_row_whose_seeds_diverged_has_no_verdict(store, plan):
     assert not any("`hira` is" in each for each in said)
 
 
+def test_rows_that_are_the_same_trials_are_said_to_be(store, plan):
+    record = fill(store, plan)
+    reference = record.rows[-1]
+    tuned = dataclasses.replace(reference, variant="tuned")
+    said = found_in(record, rows=(*record.rows, tuned))
+    assert starting(said, "No verdict on `tuned`") == (
+        "No verdict on `tuned`: +0.00 points: its 3 seeds are the same trials, run once."
+    )
+    assert said.index(starting(said, "No verdict")) > said.index(starting(said, "Not resolved"))
+
+
 def test_a_store_without_results_says_so(store, plan):
     assert found_in(gather(store, plan)) == [
         "Nothing can be compared yet: no row shares a finished seed with `gatera`."

@@ -69,12 +69,6 @@ def _not_resolved(table: Table, left: Mapping[str, Comparison]) -> Iterator[str]
     unit = _unit(table)
     if single := [each for each in left.values() if each.difference.pairs == 1]:
         yield f"One seed tests nothing: {_range(single, unit)}, with no interval over seeds."
-    for name, each in left.items():
-        said = f"No verdict on {_name(table, name)}: {points_of(each.difference.mean)} {unit}"
-        if each.diverged:
-            yield f"{said} [{_interval(each)}] over the seeds that did not diverge."
-        elif each.difference.sd == 0:
-            yield f"{said} over {each.difference.pairs} seeds, without any spread."
     undecided = {n: c for n, c in left.items() if math.isfinite(c.adjusted_p) and not c.diverged}
     if 0 < len(undecided) <= _NAMED:
         named = "; ".join(
@@ -87,6 +81,21 @@ def _not_resolved(table: Table, left: Mapping[str, Comparison]) -> Iterator[str]
         to = "" if table.contrasts else f" to `{table.record.reference}`"
         differences = _range(list(undecided.values()), unit)
         yield f"{which} {len(undecided)} differences{to} are not resolved: {differences}."
+    for name, each in left.items():
+        said = f"No verdict on {_name(table, name)}: {points_of(each.difference.mean)} {unit}"
+        if each.diverged:
+            yield f"{said} [{_interval(each)}] over the seeds that did not diverge."
+        elif each.difference.sd == 0 and _same_trials(table, each):
+            yield f"{said}: its {each.difference.pairs} seeds are the same trials, run once."
+        elif each.difference.sd == 0:
+            yield f"{said} over {each.difference.pairs} seeds, without any spread."
+
+
+def _same_trials(table: Table, each: Comparison) -> bool:
+    """Return whether rows that are compared came to the same settings, and so to one result."""
+    rows = [row for row in table.record.rows if row.variant in each.weights]
+    keys = [{seed: result.key for seed, result in row.results.items()} for row in rows]
+    return all(found == keys[0] for found in keys)
 
 
 def _name(table: Table, name: str) -> str:
