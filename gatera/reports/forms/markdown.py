@@ -107,6 +107,11 @@ def _above(table: Table) -> str:
     lines = [f"{heading}, mean over seeds ± their standard deviation, the plain mean over tasks."]
     if table.published is not None:
         lines.append(f"Published: {table.published.source}, measured on {table.published.model}.")
+    if not any(row.tuning for row in table.rows):
+        lines.append(
+            "Nothing was tuned for a row of its own: all share the settings that their change "
+            "leaves alone, and a row may be behind only because these suit it less."
+        )
     return "\n".join(lines)
 
 
@@ -165,11 +170,6 @@ def _reading_differences(table: Table) -> Iterator[str]:
         yield (
             "McNemar's exact test compares two trained models on these test items. It says "
             "nothing of other seeds, and so nothing of the methods."
-        )
-    if not any(row.tuning for row in table.rows):
-        yield (
-            "Nothing was tuned for a row of its own: all share the settings that their change "
-            "leaves alone, and a row may be behind only because these suit it less."
         )
 
 
