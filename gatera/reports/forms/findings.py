@@ -19,6 +19,7 @@ from gatera.reports.judging.paired import detectable_difference, mean_interval
 from gatera.reports.tables import FROZEN, Table
 
 _NAMED = 3  # differences that are named one by one, of those that are resolved or are not
+_LOSS = 0.02  # of the endpoint: what skipping updates may cost at most to be named
 _NOISE_SEEDS = 3  # from these on a spread over seeds says something
 
 
@@ -142,21 +143,20 @@ def _matched(table: Table) -> Iterator[str]:
 
 
 def _skipping(table: Table) -> Iterator[str]:
-    """Say which row skips most updates without a difference that is resolved."""
-    found = []
-    for row in table.rows:
-        skipped = row.gates.get("overall", {}).get("share_skipped")
-        compared = row.comparison
-        if not skipped or compared is None or not math.isfinite(compared.difference.low):
-            continue
-        if compared.verdict != "resolved" or compared.difference.mean > 0:
-            found.append((float(skipped), row.variant, compared))
+    """Say which row skips most updates of those whose interval excludes a loss that matters."""
+    found = [
+        (float(skipped), row.variant, row.comparison)
+        for row in table.rows
+        if (skipped := row.gates.get("overall", {}).get("share_skipped"))
+        and row.comparison is not None
+        and row.comparison.difference.low > -_LOSS  # false of an interval that is not there
+    ]
     if found:
         skipped, name, compared = max(found, key=lambda each: each[0])
         yield (
-            f"Of the rows that are not resolved to be worse, `{name}` skips most: "
-            f"{share_of(skipped)} of its updates, at {points_of(compared.difference.mean)} "
-            f"{_unit(table)} [{_interval(compared)}]."
+            f"Of the rows whose interval excludes a loss of {100 * _LOSS:g} {_unit(table)}, "
+            f"`{name}` skips most: {share_of(skipped)} of its updates, at "
+            f"{points_of(compared.difference.mean)} [{_interval(compared)}]."
         )
 
 
