@@ -258,10 +258,10 @@ def _report(store: Store, outcome: Outcome) -> Report:
     plan = store.plan(outcome.snapshot.plan.id)
     return Report(
         gather(store, plan),
+        store,
         outcome.report.files,
         tuple(failure_lines(outcome.snapshot)),
         outcome.warnings,
-        store,
     )
 
 
@@ -281,4 +281,4 @@ def load(study: str | Path | Study, *, store: str | Path = STORE, **asked: Any) 
 
     asking, opened = Asked.of(study, **asked), Store(Path(store))
     plan = opened.plan(asking.plan_id)
-    return Report(gather(opened, plan, study_sha256=asking.loaded.sha256), _store=opened)
+    return Report(gather(opened, plan, study_sha256=asking.loaded.sha256), opened)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gatera.errors import InputError
 from gatera.trial import Json
 
 if TYPE_CHECKING:
@@ -24,10 +23,10 @@ class Report:
     """What a study's stored results say: sentences, tables, and the files that were written."""
 
     record: StudyRecord
+    _store: Store = field(repr=False)
     files: tuple[Path, ...] = ()
     failed: tuple[str, ...] = ()  # why trials failed, a line each
     warnings: tuple[str, ...] = ()
-    _store: Store | None = field(default=None, repr=False)
 
     @functools.cached_property
     def _built(self) -> Table:
@@ -82,8 +81,6 @@ class Report:
         """A line an answer to a test item, of all finished trials."""
         import pandas as pd
 
-        if self._store is None:
-            raise InputError("this report was made without a store; gs.load(...) reads one.")
         frames = []
         for row in self.record.rows:
             for seed, result in row.results.items():

@@ -13,7 +13,8 @@ and Wᵀ dy) that pass through a frozen layer: 0 for an additive update; 1 for a
 whose gate is one for all tokens (the gradient of D), 2 where D x is apart because two bytes a value
 would round BA away, 3 where each token has its own gate (D x and Dᵀ dy too). Besides, a pass builds
 BA and the gradients of A and B, 8 r Na whatever its tokens. Frozen weights get no gradients, which
-is why it is 4 N and not 6 N. With gradient checkpointing the forward pass comes twice.
+is why it is 4 N and not 6 N. With gradient checkpointing the forward pass comes twice. An update of
+one's own counts as additive: what its class multiplies is not known here.
 
 For the backward pass a LLaMA-like block keeps of each token, with d its width, f that of its MLP,
 and b bytes a value: both inputs of its norms (in 4 bytes), q, k, v and the output of attention (4 h

@@ -84,7 +84,7 @@ def score_cells(table: Table) -> Cells:
     return Cells(["variant", *tasks], lines)
 
 
-def test_cells(table: Table) -> Cells:
+def verdict_cells(table: Table) -> Cells:
     """Return what each verdict rests on, and what would resolve what is not resolved."""
     tested = table.tested
     crossed = any(each.crossed for each in tested.values())

@@ -18,8 +18,8 @@ from gatera.reports.forms.cells import (
     score_cells,
     signal_cells,
     task_gate_cells,
-    test_cells,
     tuning_cells,
+    verdict_cells,
 )
 from gatera.reports.forms.findings import findings
 from gatera.reports.forms.notes import footnotes, provenance, settings
@@ -68,7 +68,7 @@ def _sections(table: Table, *, measured: bool, figures: dict[str, str]) -> Itera
         yield from ("## Scores by task", _markdown_table(score_cells(table)))
         yield from (figures.pop(name) for name in _WITH_TASKS if name in figures)
     if table.tested:
-        yield from ("## Differences", _markdown_table(test_cells(table)))
+        yield from ("## Differences", _markdown_table(verdict_cells(table)))
     yield from _reading_differences(table)
     yield from (
         "## Knowledge, time and memory",
