@@ -51,14 +51,13 @@ def markdown(table: Table, *, measured: bool = True, figures: Sequence[str] = ()
         _listed(findings(table)),
         _above(table),
         *map(_markdown_table, shown),
-        *(by_name.pop(name) for name in _FIRST if name in by_name),
+        *_taken(by_name, *_FIRST),
         *_sections(table, measured=measured, figures=by_name),
     ]
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 _FIRST = ("differences", "curve")  # figures that answer the question
-_WITH_TASKS = tuple(ENDPOINTS)  # those called by an endpoint show scores by task
 
 
 def _sections(table: Table, *, measured: bool, figures: dict[str, str]) -> Iterator[str]:
@@ -66,7 +65,7 @@ def _sections(table: Table, *, measured: bool, figures: dict[str, str]) -> Itera
     record = table.record
     if len(record.tasks) > 1:
         yield from ("## Scores by task", _markdown_table(score_cells(table)))
-        yield from (figures.pop(name) for name in _WITH_TASKS if name in figures)
+        yield from _taken(figures, *ENDPOINTS)  # called by an endpoint: scores by task
     if table.tested:
         yield from ("## Differences", _markdown_table(verdict_cells(table)))
     yield from _reading_differences(table)
@@ -77,9 +76,10 @@ def _sections(table: Table, *, measured: bool, figures: dict[str, str]) -> Itera
     yield from _reading_columns(table)
     if cells := matched_cells(table):
         yield from ("## Knowledge kept at equal accuracy", _markdown_table(cells), _MATCHED_READING)
+        yield from _taken(figures, "knowledge")
     if any(row.gates for row in table.rows):
         yield from ("## Gates", _markdown_table(gate_cells(table)), _gate_reading(record))
-        yield from (figures.pop(name) for name in ("gates",) if name in figures)
+        yield from _taken(figures, "gates")
     if cells := task_gate_cells(table):
         yield from ("## Gates by task", _markdown_table(cells), _TASK_GATES_READING)
     if hints := _hints(table):
@@ -93,12 +93,17 @@ def _sections(table: Table, *, measured: bool, figures: dict[str, str]) -> Itera
     if cells := signal_cells(table):
         yield from ("## Endpoints", _markdown_table(cells), _SIGNAL_READING)
     if figures:
-        yield from ("## Learning curves", *figures.values())
+        yield from ("## Further figures", *figures.values())
     if notes := footnotes(table):
         yield from ("## Notes", _listed(notes))
     if lines := settings(record):
         yield from ("## Settings", _listed(lines))
     yield from ("## Provenance", _listed(provenance(record)))
+
+
+def _taken(figures: dict[str, str], *names: str) -> list[str]:
+    """Take the figures of these names out of what is left, those that there are."""
+    return [figures.pop(name) for name in names if name in figures]
 
 
 def _above(table: Table) -> str:
