@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class Asked:
 
     loaded: LoadedStudy
     request: Request
+    named: str | None = None  # as the command line names it; None: made in Python
 
     @classmethod
     def of(
@@ -74,7 +76,7 @@ class Asked:
             overrides=changes,
             data_root=None if data_root is None else Path(data_root),
         )
-        return cls(loaded, request)
+        return cls(loaded, request, None if isinstance(study, Study) else str(study))
 
     def plan(self, *, strict: bool) -> Plan:
         """Return the plan; `strict`: what no trial could run with is an error."""
@@ -89,11 +91,31 @@ class Asked:
 
         return plan_id_of(self.loaded, self.request)
 
+    @property
+    def words(self) -> list[str] | None:
+        """The words by which the command line asks the same; None of a study made in Python."""
+        if self.named is None:
+            return None
+        asked = self.request
+        words = [self.named] if asked.scale == "tiny" else [self.named, "--scale", asked.scale]
+        if asked.seeds is not None:
+            words += ["--seeds", str(asked.seeds)]
+        for option, names in (("--tasks", asked.tasks), ("--variants", asked.variants)):
+            words += [] if names is None else [option, ",".join(names)]
+        for name, value in asked.overrides.items():
+            words += ["--set", f"{name}={_as_word(value)}"]
+        return words
+
+
+def _as_word(value: Json) -> str:
+    """Return a setting's value as `--set` takes it; a comma alone would make a list of it."""
+    return value if isinstance(value, str) and "," not in value else json.dumps(value)
+
 
 def _stated(study: Study, name: str | None) -> LoadedStudy:
     """Return a study that was made in Python as one that came from a file."""
-    for variant in study.variants:
-        _refuse_classes(variant.changes)
+    for changes in (study.defaults, *study.at_scale.values(), *(v.changes for v in study.variants)):
+        _refuse_classes(changes)
     called = name or re.sub(r"[^a-z0-9]+", "_", study.title.lower()).strip("_")[:40] or "study"
     check_name("study", called)
     return LoadedStudy(
@@ -101,12 +123,30 @@ def _stated(study: Study, name: str | None) -> LoadedStudy:
     )
 
 
+_OF_A_MODULE = re.compile(r"[A-Za-z_][\w.]*(?<!\.py):(?P<name>[A-Za-z_]\w*)")  # __main__:MyGate
+
+
 def _refuse_classes(changes: Mapping[str, Json]) -> None:
     """Refuse a gate or an update that lives in this process alone: workers could not load it."""
-    for field_name, value in changes.items():
-        if isinstance(value, type) or callable(value):
-            said = getattr(value, "__name__", repr(value))
+    from gatera.studies.planning.sources import OWN_CLASSES
+
+    for setting, value in changes.items():
+        said = _class_name(value)
+        if said is not None and (not isinstance(value, str) or setting in OWN_CLASSES):
+            shown = value if isinstance(value, str) else said
             raise InputError(
-                f"{field_name}={said}: a class made here is not known to the processes that train; "
-                f"save it in a file and name it, such as {field_name}='my_gate.py:{said}'."
+                f"{setting}={shown}: a class made here is not known to the processes that train; "
+                f"save it in a file and name it, such as {setting}='my_gate.py:{said}'."
             )
+
+
+def _class_name(value: Json) -> str | None:
+    """Return the name of the class that a value is, is made of, or names by its module."""
+    if isinstance(value, str):
+        named = _OF_A_MODULE.fullmatch(value)
+        return None if named is None else named["name"]
+    if isinstance(value, type):
+        return value.__name__
+    if callable(value):
+        return str(getattr(value, "__name__", type(value).__name__))
+    return None
