@@ -78,7 +78,7 @@ class Report:
 
     @functools.cached_property
     def predictions(self) -> pd.DataFrame:
-        """A line an answer to a test item, of all finished trials."""
+        """A line an answer to a test item, of all finished trials; log-probabilities in nats."""
         import pandas as pd
 
         frames = []
@@ -88,11 +88,14 @@ class Report:
                 found.insert(0, "variant", row.variant)
                 found.insert(1, "seed", seed)
                 frames.append(found)
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        if not frames:
+            return pd.DataFrame()
+        answers = pd.concat(frames, ignore_index=True)
+        return answers.rename(columns={"log_probability": "log_probability_nats"})
 
     @functools.cached_property
     def gates(self) -> pd.DataFrame:
-        """A line a gated module of each trial: mean, entropy in nats, shares near 0 and 1."""
+        """A line a gated module of each trial: mean, entropy, shares near 0 and 1."""
         import pandas as pd
 
         lines = [
@@ -101,7 +104,7 @@ class Report:
             for seed, result in row.results.items()
             for module, statistics in result.gates.get("modules", {}).items()
         ]
-        return pd.DataFrame(lines)
+        return pd.DataFrame(lines).rename(columns={"entropy": "entropy_nats"})
 
     @property
     def markdown(self) -> str:
