@@ -102,9 +102,8 @@ def _for_study(options: argparse.Namespace, name: str) -> argparse.Namespace:
 
 
 def run_study(options: argparse.Namespace) -> int:
-    from gatera.studies.interface import carry_out
+    from gatera.studies.interface import carry_out, closing_lines
     from gatera.studies.running.supervisor import RunOptions
-    from gatera.studies.views.progress import failure_lines
 
     run_options = RunOptions(
         max_attempts=options.max_attempts,
@@ -125,9 +124,8 @@ def run_study(options: argparse.Namespace) -> int:
         slurm=options.slurm,
     )
     print(outcome.report.markdown)
-    for line in (*outcome.warnings, *failure_lines(outcome.snapshot)):
+    for line in closing_lines(outcome, options.store, options.tracking_uri):
         print(line, file=sys.stderr)
-    print(f"report: {outcome.report.files[0]}", file=sys.stderr)
     if stale := outcome.snapshot.counts["stale"]:
         return _say_stale(stale)
     return SOME_FAILED if outcome.snapshot.failed else 0

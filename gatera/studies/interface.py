@@ -12,6 +12,8 @@ Scores and shares are fractions, as in CSV and JSON. Everything heavy is importe
 from __future__ import annotations
 
 import functools
+import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Planned", "Report", "load", "plan", "run"]
 
 STORE, REPORTS = "gatera-store", "reports"  # folders, unless others are named
+_ANSWER_LINES = 3  # of the findings, at the end of a run
+_INTERRUPTED = "the run was interrupted; everything finished is kept, and the same call goes on"
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,9 @@ def run(
 ) -> Report:
     """Run what is missing of a study, write its report, and return it.
 
-    Interrupted, it keeps what is done; the same call goes on.
+    It says on stderr what it will do, how long that takes and where to look, then how far it is,
+    and at its end the first findings and the files. Interrupted, it keeps what is done; the same
+    call goes on.
 
     Args:
         study: A study's name, the path of a study file, or a `Study`.
@@ -195,15 +201,20 @@ def run(
         measured=measured,
         allow_mixed=allow_mixed,
     )
-    made, outcome = carry_out(
-        Asked.of(study, **asked),
-        Path(store),
-        options,
-        launcher=launcher,
-        workers=workers,
-        workers_per_gpu=workers_per_gpu,
-        slurm=slurm,
-    )
+    try:
+        made, outcome = carry_out(
+            Asked.of(study, **asked),
+            Path(store),
+            options,
+            launcher=launcher,
+            workers=workers,
+            workers_per_gpu=workers_per_gpu,
+            slurm=slurm,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_INTERRUPTED) from None  # through which code says nothing
+    for line in closing_lines(outcome, Path(store), tracking_uri):
+        print(line, file=sys.stderr)
     return _report(made, outcome)
 
 
@@ -219,13 +230,16 @@ def carry_out(
 ) -> tuple[Store, Outcome]:
     """Run what is missing of what is asked; return the store, and what the run ended with.
 
-    Progress goes to stderr.
+    What will be done, and progress, go to stderr, or into a notebook's cell.
     """
     from gatera.studies.launch import choose
     from gatera.studies.planning.parameters import describe_variants
     from gatera.studies.running.supervisor import run as supervise
+    from gatera.studies.store.snapshot import take_snapshot
     from gatera.studies.store.store import Store
+    from gatera.studies.views.budget import as_stored
     from gatera.studies.views.display import Display
+    from gatera.studies.views.forecast import opening_line
 
     plan, data_root = asking.plan(strict=True), asking.request.data_root
     if not (folder / "plans" / f"{plan.id}.json").exists():
@@ -237,8 +251,10 @@ def carry_out(
         chosen = choose.local(logs, data_root, plan.scale, workers, workers_per_gpu)
     starts, slots = chosen
     store = Store(folder, create=True)
-    display = Display(plan, store.folder, sys.stderr)
-    with display:
+    known = as_stored(store, plan)
+    before = take_snapshot(store, known, max_attempts=options.max_attempts)
+    opening = opening_line(known, before, slots.workers, options.retry)
+    with Display([opening, *_where(asking, folder, options)], sys.stderr) as display:
         outcome = supervise(
             store,
             plan,
@@ -249,6 +265,40 @@ def carry_out(
             say=display.say,
         )
     return store, outcome
+
+
+def _where(asking: Asked, folder: Path, options: RunOptions) -> list[str]:
+    """Return where a run's results go, and how to follow it."""
+    lines = [f"store: {folder}; report: in {options.report_dir}{os.sep}"]
+    if asking.words is not None:
+        lines.append(f"watch: {_command('status', *asking.words, '--watch', store=folder)}")
+    return [*lines, *_mlflow(folder, options.tracking_uri)]
+
+
+def _mlflow(folder: Path, tracking_uri: str | None) -> list[str]:
+    """Return where MLflow's view is, a line; none where there is no such view."""
+    if tracking_uri == "none":
+        return []
+    return [f"MLflow: {tracking_uri or _command('ui', store=folder)}"]
+
+
+def _command(*words: str, store: Path) -> str:
+    """Return a command to type, on a store."""
+    named = [] if store == Path(STORE) else ["--store", str(store)]
+    return shlex.join(["python", "-m", "gatera.studies", *words, *named])
+
+
+def closing_lines(outcome: Outcome, folder: Path, tracking_uri: str | None) -> list[str]:
+    """Return what a run says last: what went wrong, the answer, and where it is."""
+    from gatera.studies.views.progress import failure_lines
+
+    return [
+        *outcome.warnings,
+        *failure_lines(outcome.snapshot),
+        *(f"- {sentence}" for sentence in outcome.report.findings[:_ANSWER_LINES]),
+        *outcome.report.file_lines,
+        *_mlflow(folder, tracking_uri),
+    ]
 
 
 def _report(store: Store, outcome: Outcome) -> Report:

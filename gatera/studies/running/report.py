@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,23 @@ class RunReport:
 
     markdown: str
     files: tuple[Path, ...]
+
+    @property
+    def findings(self) -> list[str]:
+        """The sentences that it begins with, read from its text: one may be there unbuilt."""
+        _, _, rest = self.markdown.partition("\n## Findings\n\n")
+        lines = itertools.takewhile(lambda line: line.startswith("- "), rest.splitlines())
+        return [line.removeprefix("- ") for line in lines]
+
+    @property
+    def file_lines(self) -> list[str]:
+        """Where it is: the text, then its other files, a line a folder, as a shell reads them."""
+        text = self.files[0]
+        lines = [f"report: {text}"]
+        for folder, files in itertools.groupby(self.files[1:], key=lambda path: path.parent):
+            endings = [path.name.removeprefix(f"{text.stem}.") for path in files]
+            lines.append(f"also: {folder / text.stem}.{{{','.join(endings)}}}")
+        return lines
 
 
 def report_of_run(

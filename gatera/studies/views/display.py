@@ -1,11 +1,16 @@
-"""Progress of a run on stderr: one line a worker with its step, one for the whole with an ETA."""
+"""Progress of a run: a bar with an ETA, and one line a worker with its step.
+
+A terminal and a notebook draw it over again, in place; elsewhere lines are printed now and then.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
-from pathlib import Path
-from typing import Self, TextIO
+from collections.abc import Iterable
+from html import escape
+from typing import Any, Self, TextIO
 
 from rich.console import Console, ConsoleDimensions
 from rich.live import Live
@@ -13,7 +18,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gatera.studies.planning.plan import Plan
 from gatera.studies.store.snapshot import Snapshot
 from gatera.studies.views.progress import whole_line, worker_lines
 
@@ -36,53 +40,86 @@ class _Console(Console):
 
 
 class Display:
-    """Shows snapshots; redraws in a terminal, prints now and then elsewhere.
+    """Shows snapshots where a run was started.
 
     A context: what was drawn last is left standing when it ends.
     """
 
-    def __init__(self, plan: Plan, store: Path, stream: TextIO) -> None:
-        """Open with the plan: variants × seeds, and where results go."""
+    def __init__(self, opening: Iterable[str], stream: TextIO) -> None:
+        """Print the lines of `opening`; what follows them goes to `stream`, or into the cell."""
         self._console = _Console(file=stream, highlight=False, markup=False, emoji=False)
-        self._live: Live | None = None
-        self._printed_at = 0.0
-        self._printed_done = -1
-        seeds = sorted({trial.seed for trial in plan.trials if not trial.is_frozen})
-        tuning = f", after {plan.tuning.total} tuning trials" if plan.tuning is not None else ""
-        self._print(
-            f"{plan.id}: {len(plan.changes)} variants x {max(1, len(seeds))} seeds, "
-            f"{len(plan.trials)} trials (frozen is one){tuning}; store {store}"
-        )
+        self._surface = _surface_of(self._console)
+        for line in opening:
+            _print(self._console, line)
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live = Live(
-                console=self._console,
-                auto_refresh=False,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._live.start()
+        self._surface.begin()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._surface.end()
 
     def show(self, snapshot: Snapshot) -> None:
         """Show where each worker and the whole stand."""
-        if self._live is not None:
-            self._live.update(self._drawn(snapshot), refresh=True)
-        else:
-            self._print_now_and_then(snapshot)
+        self._surface.show(snapshot)
 
     def say(self, line: str) -> None:
-        """Say a line that stays, above what is drawn over."""
-        self._print(f"gatera: {line}")
+        """Say a line that stays, above what is drawn over in a terminal."""
+        _print(self._console, f"gatera: {line}")
 
-    def _print(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True)
-        self._console.file.flush()
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True)
+    console.file.flush()
+
+
+class _Surface:
+    """What snapshots are drawn on."""
+
+    def begin(self) -> None:
+        """Make ready to draw."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Draw a snapshot, in place of the one before where that can be."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Leave standing what was drawn last."""
+
+
+def _surface_of(console: Console) -> _Surface:
+    if (shell := _notebook()) is not None:
+        return _Cell(shell)
+    return _Terminal(console) if console.is_terminal else _Lines(console)
+
+
+def _notebook() -> Any:
+    """Return the shell of the notebook that this process is the kernel of; None elsewhere.
+
+    IPython is no dependency: where it is not loaded, nobody works in a notebook.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell if getattr(shell, "kernel", None) is not None else None  # else it is a terminal
+
+
+class _Terminal(_Surface):
+    """Lines and a bar at the foot of a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(
+            console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        )
+
+    def begin(self) -> None:
+        self._live.start()
+
+    def show(self, snapshot: Snapshot) -> None:
+        self._live.update(self._drawn(snapshot), refresh=True)
+
+    def end(self) -> None:
+        self._live.stop()
 
     def _drawn(self, snapshot: Snapshot) -> Table:
         """Return as many lines as the terminal has: of the workers the last ones."""
@@ -94,10 +131,45 @@ class Display:
         drawn.add_row(Text(whole_line(snapshot), no_wrap=True, overflow="ellipsis"))
         return drawn
 
-    def _print_now_and_then(self, snapshot: Snapshot) -> None:
+
+class _Cell(_Surface):
+    """A bar and lines below a notebook's cell: one output, which is replaced."""
+
+    def __init__(self, shell: Any) -> None:
+        self._publisher = shell.display_pub
+        self._id = f"gatera-progress-{os.getpid()}-{time.monotonic_ns()}"
+        self._shown: str | None = None
+
+    def show(self, snapshot: Snapshot) -> None:
+        if (html := _html(snapshot)) == self._shown:
+            return  # every half second: a notebook keeps what it is sent
+        self._publisher.publish(
+            {"text/html": html, "text/plain": whole_line(snapshot)},
+            transient={"display_id": self._id},
+            update=self._shown is not None,
+        )
+        self._shown = html
+
+
+def _html(snapshot: Snapshot) -> str:
+    counts = snapshot.counts
+    bar = f'<progress max="{max(1, counts["planned"])}" value="{counts["done"]}"></progress>'
+    workers = "".join(f"<br>{escape(line)}" for line in worker_lines(snapshot))
+    return f"{bar} {escape(whole_line(snapshot))}<small>{workers}</small>"
+
+
+class _Lines(_Surface):
+    """Plain lines, when another trial is done or some seconds have gone."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._printed_at = 0.0
+        self._printed_done = -1
+
+    def show(self, snapshot: Snapshot) -> None:
         done, now = snapshot.counts["done"], time.monotonic()
         if done == self._printed_done and now - self._printed_at < _PLAIN_SECONDS:
             return
         self._printed_done, self._printed_at = done, now
         for line in (*worker_lines(snapshot), whole_line(snapshot)):
-            self._print(f"  {line}")
+            _print(self._console, f"  {line}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from gatera.reports.judging.paired import PairedDifference, detectable_difference
 from gatera.reports.published import REPLICATED_SD, REPLICATOR
@@ -25,22 +26,53 @@ def estimate(plan: Plan, snapshot: Snapshot | None) -> dict[str, Json]:
 
     `seconds` is None where no trained trial of the plan has finished: nothing was measured then.
     """
-    seconds = snapshot.trial_seconds if snapshot is not None else {}
     left = snapshot.unfinished if snapshot is not None else list(plan.trials)
-    trained = [s for t in plan.trials if t.variant != FROZEN and (s := seconds.get(t.key))]
+    trained = _trained_seconds(plan, snapshot)
     if not trained:
         return {
             "seconds": None,
             "trials_left": len(left),
             "basis": "no trial of this plan has finished in the store; run one to measure",
         }
-    typical = sum(trained) / len(trained)
+    typical = fmean(trained)
     return {
         "seconds": typical * len(left),
         "trials_left": len(left),
         "basis": f"{len(left)} trials of {typical:.1f} s, the mean of {len(trained)} finished "
         "ones, one after another",
     }
+
+
+def opening_line(plan: Plan, snapshot: Snapshot, workers: int, retry: str | None = None) -> str:
+    """Return what a run says first: what it will do, and how long that takes, where that is known.
+
+    Args:
+        plan: As the store has it, where it does.
+        snapshot: Where its trials stand.
+        workers: How many run at a time.
+        retry: Trials in this state run again.
+    """
+    seeds = {trial.seed for trial in plan.trials if trial.variant != FROZEN}
+    line = (
+        f"{plan.id}: {len(plan.changes)} rows x {max(1, len(seeds))} seeds, "
+        f"{len(plan.trials)} trials (frozen is one)"
+    )
+    if plan.tuning is not None and not plan.tuning.is_settled:
+        return f"{line}, after {plan.tuning.total} tuning trials; how long is not known yet"
+    again = snapshot.counts[retry] if retry is not None else 0
+    if not (left := len(snapshot.unfinished) + again):
+        return f"{line}, none of them left to run"
+    what = "" if left == len(plan.trials) else f"{left} left to run, "
+    on = f"on {workers} {'worker' if workers == 1 else 'workers'}"
+    if not (trained := _trained_seconds(plan, snapshot)):
+        return f"{line}, {what}{on}; how long is not known before one has finished"
+    return f"{line}, {what}about {duration(fmean(trained) * math.ceil(left / workers))} {on}"
+
+
+def _trained_seconds(plan: Plan, snapshot: Snapshot | None) -> list[float]:
+    """Return how long each trial took that trained and has finished."""
+    seconds = snapshot.trial_seconds if snapshot is not None else {}
+    return [s for t in plan.trials if t.variant != FROZEN and (s := seconds.get(t.key))]
 
 
 def expected_detectable_difference(

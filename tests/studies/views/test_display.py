@@ -6,7 +6,9 @@ import os
 import pty
 import re
 import struct
+import sys
 import termios
+import types
 
 import pytest
 
@@ -63,9 +65,8 @@ BAR = "━" * COLUMNS
 def test_lines_longer_than_the_terminal_are_drawn_over_whole(store, plan, terminal):
     stream, written = terminal
     claims = [store.claim(t.key, {"host": "h" * 60, "pid": 7}) for t in plan.trials[:2]]
-    display = Display(plan, "store", stream)
-    above = written()
-    assert "10 trials (frozen is one); store store" in above
+    display = Display(["what is done", "where it goes"], stream)
+    assert written().splitlines() == ["what is done", "where it goes"]
     text = ""
     with display:
         for _ in range(3):
@@ -86,7 +87,7 @@ def test_lines_longer_than_the_terminal_are_drawn_over_whole(store, plan, termin
 def test_no_more_lines_are_drawn_than_the_terminal_has(store, plan, terminal):
     stream, written = terminal
     claims = [store.claim(t.key, {"host": "h", "pid": n}) for n, t in enumerate(plan.trials)]
-    with Display(plan, "store", stream) as display:
+    with Display([], stream) as display:
         written()
         text = ""
         for _ in range(2):
@@ -102,18 +103,18 @@ def test_no_more_lines_are_drawn_than_the_terminal_has(store, plan, terminal):
 
 def test_the_cursor_is_left_alone(store, plan, terminal):
     stream, written = terminal
-    with Display(plan, "store", stream) as display:
+    with Display([], stream) as display:
         display.show(take_snapshot(store, plan))
     assert "\x1b[?25" not in written()
 
 
 def test_what_is_no_terminal_gets_plain_lines(store, plan):
     stream = io.StringIO()
-    with Display(plan, "[b]store[/b]", stream) as display:
+    with Display(["[b]store[/b]"], stream) as display:
         display.show(take_snapshot(store, plan))
         display.show(take_snapshot(store, plan))
     assert stream.getvalue().splitlines() == [
-        "made_up.tiny: 4 variants x 3 seeds, 10 trials (frozen is one); store [b]store[/b]",
+        "[b]store[/b]",
         "  0 of 10 trials done, 10 waiting, ETA not known yet",
     ]
 
@@ -124,6 +125,51 @@ def test_a_terminal_that_does_not_say_its_width_is_drawn_on_all_the_same(store, 
             return True
 
     stream = Terminal()
-    with Display(plan, store.folder, stream) as display:
+    with Display([], stream) as display:
         display.show(take_snapshot(store, plan))
     assert "0 of 10 trials done, 10 waiting, ETA not known yet" in stream.getvalue()
+
+
+class Kernel:
+    """A notebook's shell: keeps what each output shows, and how often it was sent."""
+
+    def __init__(self):
+        self.kernel, self.display_pub = object(), self
+        self.outputs, self.sent = {}, 0
+
+    def publish(self, data, metadata=None, *, transient, update):
+        assert update == (transient["display_id"] in self.outputs)
+        self.outputs[transient["display_id"]] = data
+        self.sent += 1
+
+
+def in_shell(monkeypatch, shell):
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+
+
+def test_a_notebook_shows_one_bar_below_its_cell(store, plan, monkeypatch):
+    in_shell(monkeypatch, kernel := Kernel())
+    stream = io.StringIO()
+    with Display(["what is done"], stream) as display:
+        display.show(take_snapshot(store, plan))
+        display.show(take_snapshot(store, plan))
+        assert kernel.sent == 1
+        claim = store.claim(plan.trials[0].key, {"host": "<h>", "pid": 7})
+        display.show(take_snapshot(store, plan))
+        display.say("a line that stays")
+        claim.release()
+    (shown,) = kernel.outputs.values()
+    assert shown == {
+        "text/html": '<progress max="10" value="0"></progress> 0 of 10 trials done, 1 running, '
+        "9 waiting, ETA not known yet<small><br>&lt;h&gt;:7  frozen seed 0: starting</small>",
+        "text/plain": "0 of 10 trials done, 1 running, 9 waiting, ETA not known yet",
+    }
+    assert stream.getvalue().splitlines() == ["what is done", "gatera: a line that stays"]
+
+
+def test_ipython_in_a_terminal_is_no_notebook(store, plan, monkeypatch):
+    in_shell(monkeypatch, object())
+    stream = io.StringIO()
+    with Display([], stream) as display:
+        display.show(take_snapshot(store, plan))
+    assert "0 of 10 trials done" in stream.getvalue()
