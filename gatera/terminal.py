@@ -33,5 +33,6 @@ def table_lines(rows: Iterable[Sequence[str]], *, right: Collection[int] = ()) -
         table.add_row(*map(Text, row))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNBOUNDED
     drawn = io.StringIO()
-    Console(file=drawn, width=width, color_system=None).print(table)
+    # A notebook would show it in the cell in place of handing it over.
+    Console(file=drawn, width=width, color_system=None, force_jupyter=False).print(table)
     return [line.rstrip() for line in drawn.getvalue().splitlines()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable
 from html import escape
 from typing import Any, Self, TextIO
@@ -47,7 +48,9 @@ class Display:
 
     def __init__(self, opening: Iterable[str], stream: TextIO) -> None:
         """Print the lines of `opening`; what follows them goes to `stream`, or into the cell."""
-        self._console = _Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._console = _Console(
+            file=stream, highlight=False, markup=False, emoji=False, force_jupyter=False
+        )
         self._surface = _surface_of(self._console)
         for line in opening:
             _print(self._console, line)
@@ -136,6 +139,8 @@ class _Cell(_Surface):
     """A bar and lines below a notebook's cell: one output, which is replaced."""
 
     def __init__(self, shell: Any) -> None:
+        # Said of a bar of Optuna's that nobody sees.
+        warnings.filterwarnings("ignore", message="IProgress not found")
         self._publisher = shell.display_pub
         self._id = f"gatera-progress-{os.getpid()}-{time.monotonic_ns()}"
         self._shown: str | None = None
@@ -154,8 +159,8 @@ class _Cell(_Surface):
 def _html(snapshot: Snapshot) -> str:
     counts = snapshot.counts
     bar = f'<progress max="{max(1, counts["planned"])}" value="{counts["done"]}"></progress>'
-    workers = "".join(f"<br>{escape(line)}" for line in worker_lines(snapshot))
-    return f"{bar} {escape(whole_line(snapshot))}<small>{workers}</small>"
+    workers = "".join(f"<br><small>{escape(line)}</small>" for line in worker_lines(snapshot))
+    return f"{bar} {escape(whole_line(snapshot))}{workers}"
 
 
 class _Lines(_Surface):

@@ -161,7 +161,7 @@ def test_a_notebook_shows_one_bar_below_its_cell(store, plan, monkeypatch):
     (shown,) = kernel.outputs.values()
     assert shown == {
         "text/html": '<progress max="10" value="0"></progress> 0 of 10 trials done, 1 running, '
-        "9 waiting, ETA not known yet<small><br>&lt;h&gt;:7  frozen seed 0: starting</small>",
+        "9 waiting, ETA not known yet<br><small>&lt;h&gt;:7  frozen seed 0: starting</small>",
         "text/plain": "0 of 10 trials done, 1 running, 9 waiting, ETA not known yet",
     }
     assert stream.getvalue().splitlines() == ["what is done", "gatera: a line that stays"]
