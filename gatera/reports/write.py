@@ -14,6 +14,7 @@ from gatera.reports.forms.values import (
     json_rows,
     matched_values,
     order_values,
+    trials_csv_text,
 )
 from gatera.reports.records import StudyRecord, refuse_mixed
 from gatera.reports.tables import build_table
@@ -35,7 +36,10 @@ class WrittenReport:
 def write_report(
     record: StudyRecord, folder: Path, *, measured: bool = True, allow_mixed: bool = False
 ) -> WrittenReport:
-    """Write `<plan id>.md`, `.csv`, `.tex`, `.tasks.tex` and `figures/<plan id>.*.png` to `folder`.
+    """Write every form of a report into `folder`, each called by the plan's id.
+
+    That is `.md`, `.csv` and `.tex` with the compact table, `.trials.csv` with a line a trial,
+    `.tasks.tex` with the scores by task, and `figures/*.png`.
 
     Args:
         record: The study's rows and results.
@@ -54,7 +58,8 @@ def write_report(
     text = markdown(table, measured=measured, figures=[f"figures/{path.name}" for path in figures])
     files = {
         "md": text,
-        "csv": csv_text(table, measured=measured),
+        "csv": csv_text(table),
+        "trials.csv": trials_csv_text(table, measured=measured),
         "tex": latex(table),
         "tasks.tex": latex_by_task(table),
     }

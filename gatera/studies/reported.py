@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from gatera.trial import Json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,32 +46,19 @@ class Report:
         from gatera.reports.forms.values import compact_rows
 
         found = pd.DataFrame(compact_rows(self._built))
-        words = {"variant", "difference.verdict"}
+        words = {"variant", "verdict"}
         numbers = [name for name in found if name not in words]
         found[numbers] = found[numbers].apply(pd.to_numeric)  # also where every one is missing
         return found
 
     @functools.cached_property
     def trials(self) -> pd.DataFrame:
-        """A line a trial: its scores and metrics, or why it has none."""
+        """A line a trial: its scores and metrics, or why it has none; the trials' CSV."""
         import pandas as pd
 
-        return pd.DataFrame(list(self._trial_lines()))
+        from gatera.reports.forms.values import trial_rows
 
-    def _trial_lines(self) -> Iterator[dict[str, Json]]:
-        for row in self.record.rows:
-            for trial in row.trials:
-                result = trial.result
-                yield {
-                    "variant": row.variant,
-                    "seed": trial.seed,
-                    "state": trial.state,
-                    "reason": trial.reason,
-                    "key": None if result is None else result.key,
-                    "seconds": trial.seconds,
-                    "trainable_parameters": result and result.parameters["trainable"],
-                    **({} if result is None else result.metrics),
-                }
+        return pd.DataFrame(trial_rows(self._built))
 
     @functools.cached_property
     def predictions(self) -> pd.DataFrame:

@@ -12,10 +12,10 @@ from gatera.errors import InputError
 from gatera.reports.forms.figures import draw_curve, draw_differences
 from gatera.reports.forms.latex import latex, latex_by_task
 from gatera.reports.forms.markdown import markdown
-from gatera.reports.forms.values import csv_text, json_rows
+from gatera.reports.forms.values import csv_text, json_rows, trials_csv_text
 from gatera.reports.judging.comparison import item_differences
 from gatera.reports.published import TABLES
-from gatera.reports.records import COMPARED, TuningRecord, refuse_mixed
+from gatera.reports.records import COMPARED, TrialRecord, TuningRecord, refuse_mixed
 from gatera.reports.tables import build_table
 from gatera.reports.write import write_report
 from gatera.studies import Variant
@@ -99,7 +99,10 @@ def test_what_a_clock_says_can_be_left_out(record):
     table = build_table(record)
     assert "10.0 s" in markdown(table)
     assert "10.0 s" not in markdown(table, measured=False)
-    assert "seconds" not in csv_text(table, measured=False)
+    assert "seconds" in trials_csv_text(table)
+    for text in (csv_text(table), trials_csv_text(table, measured=False)):
+        assert "seconds" not in text
+        assert "bytes" not in text
 
 
 def cells_of(text, variant):
@@ -124,12 +127,12 @@ def test_every_number_of_the_table_is_that_of_the_other_forms(record):
         assert cells_of(by_task, f"{row['variant']} &") == scores
         percents = [float(cell) for cell in scores[1:]]
         assert percents == [round(100 * score, 2) for score in row["scores"].values()]
-        assert [float(csv_row[f"scores.{t}"]) for t in record.tasks] == list(row["scores"].values())
         if row["difference"]:
             numbers = [row["difference"][name] for name in ("mean", "low", "high")]
             mean, low, high = (f"{100 * number:+.2f}" for number in numbers)
             assert cells[3] == f"{mean} [{low}, {high}]"
-            assert [float(csv_row[f"difference.{n}"]) for n in ("mean", "low", "high")] == numbers
+            stated = (csv_row[f"difference{end}"] for end in ("", "_low", "_high"))
+            assert [float(cell) for cell in stated] == numbers
             comparison = table.row(row["variant"]).comparison
             assert row["difference"]["p"] == comparison.difference.p
             assert row["difference"]["adjusted_p"] == comparison.adjusted_p
@@ -169,19 +172,15 @@ def test_the_numbers_of_every_section_are_those_of_the_other_forms(record):
             overall = row["gates"]["overall"]
             assert gates[name]["below 0.1"] == f"{100 * overall['share_below_0.1']:.2f}"
             assert gates[name]["entropy"] == f"{overall['entropy']:.3f}"
-            assert float(csv_row["gates.overall.entropy"]) == overall["entropy"]
         shown = paper[name]
         assert shown["published (LLaMA-3-8B)"] == f"{100 * row['published']:.2f}"
         assert shown["measured"] == f"{100 * row['average']:.2f}"
         assert shown["difference"] == f"{100 * known['difference']:+.2f}"
-        assert float(csv_row["published_comparison.difference"]) == known["difference"]
         step = known["step"]
         assert shown["published step to gatera"] == ("—" if step is None else f"{100 * step:+.2f}")
         assert shown["trainable, ours"] == f"{100 * row['trainable_share']:.4f} %"
         by_seed = row["average_by_seed"]
         assert list(by_seed) == ["seed0", "seed1", "seed2"]
-        for seed, score in by_seed.items():
-            assert float(csv_row[f"average_by_seed.{seed}"]) == score
         assert sum(by_seed.values()) / 3 == pytest.approx(row["average"])
 
 
@@ -224,9 +223,8 @@ def test_all_forms_hold_the_same_numbers(record):
     assert [row["variant"] for row in read] == [row["variant"] for row in rows]
     for flat, row in zip(read, rows, strict=True):
         assert float(flat["average"]) == row["average"]
-        assert float(flat["scores.world_truth"]) == row["scores"]["world_truth"]
         if row["difference"]:
-            assert float(flat["difference.low"]) == row["difference"]["low"]
+            assert float(flat["difference_low"]) == row["difference"]["low"]
         percent = f"{100 * row['average']:.2f}"
         assert percent in markdown(table)
         assert percent in latex(table)
@@ -455,7 +453,7 @@ def test_a_copied_store_gives_the_same_bytes(filled, plan, tmp_path):
     for place, store in enumerate((filled, Store(copy))):
         record = gather(store, plan)
         files.append(write_report(record, tmp_path / f"reports{place}").files)
-    assert len(files[0]) == 6
+    assert len(files[0]) == 7
     assert [p.read_bytes() for p in files[0]] == [p.read_bytes() for p in files[1]]
 
 
@@ -500,13 +498,37 @@ def test_knowledge_kept_is_a_column_with_its_interval(store, plan):
     assert row["knowledge"]["change_high"] == pytest.approx(0.748, abs=1e-3)
 
 
-def test_parts_of_a_value_stand_side_by_side_in_the_csv(record):
-    names = next(csv.reader(io.StringIO(csv_text(build_table(record)))))
-    seeds = names.index("average_by_seed.seed0")  # the frozen backbone has no other
-    assert names[seeds : seeds + 3] == [f"average_by_seed.seed{n}" for n in (0, 1, 2)]
-    assert names[seeds + 3 : seeds + 6] == [f"difference.{n}" for n in ("mean", "low", "high")]
-    assert "difference" not in names  # which the frozen backbone and the reference lack
-    assert len(names) == len(set(names))
+def test_the_csv_of_trials_has_a_line_a_trial_and_a_number_a_cell(filled, plan):
+    record = gather(filled, plan)
+    rows = list(csv.DictReader(io.StringIO(trials_csv_text(build_table(record)))))
+    assert [(row["variant"], int(row["seed"])) for row in rows] == [
+        (row.variant, trial.seed) for row in record.rows for trial in row.trials
+    ]
+    words = {"variant", "state", "reason", "key"}
+    for row, result in zip(rows, record.results, strict=True):
+        for task in record.tasks:
+            name = f"test/accuracy/{task}"
+            assert float(row[name]) == result.metrics[name]
+        assert int(row["trainable_parameters"]) == result.parameters["trainable"]
+        for name, cell in row.items():
+            assert name in words or cell == "" or float(cell) is not None
+    gated = next(row for row in rows if row["variant"] == "gatera")
+    entropy = record.rows[-1].results[0].gates["overall"]["entropy"]
+    assert float(gated["gate/overall/entropy_nats"]) == entropy
+
+
+def test_a_trial_without_a_result_has_its_state_and_reason_alone(record):
+    last = record.rows[-1]
+    trials = (*last.trials[:-1], TrialRecord(2, "failed", None, reason="out of memory"))
+    rows = (*record.rows[:-1], dataclasses.replace(last, trials=trials))
+    table = build_table(dataclasses.replace(record, rows=rows))
+    row = list(csv.DictReader(io.StringIO(trials_csv_text(table))))[-1]
+    assert {name: cell for name, cell in row.items() if cell} == {
+        "variant": "gatera",
+        "seed": "2",
+        "state": "failed",
+        "reason": "out of memory",
+    }
 
 
 def test_the_tuning_of_a_row_is_printed(record):
@@ -543,6 +565,7 @@ def test_a_report_is_the_same_bytes_twice(record, tmp_path):
     assert [p.name for p in first] == [
         "made_up.tiny.md",
         "made_up.tiny.csv",
+        "made_up.tiny.trials.csv",
         "made_up.tiny.tex",
         "made_up.tiny.tasks.tex",
         "made_up.tiny.differences.png",

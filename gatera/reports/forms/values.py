@@ -1,4 +1,4 @@
-"""A table for machines: JSON rows and CSV, with unrounded fractions."""
+"""A table for machines: JSON rows and CSV, with unrounded fractions and no list in a cell."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 
+from gatera.reports.endpoints import LOG_PROBABILITY
 from gatera.reports.judging.agreement import PaperComparison
 from gatera.reports.judging.comparison import Comparison
 from gatera.reports.judging.paired import MeanInterval
-from gatera.reports.records import TuningRecord
+from gatera.reports.records import TrialRecord, TuningRecord
 from gatera.reports.tables import Table, TableRow
-from gatera.trial import Json
+from gatera.trial import Json, TrialResult
 
 
 def order_values(table: Table) -> dict[str, Json] | None:
@@ -48,24 +49,34 @@ def matched_values(table: Table) -> dict[str, Json]:
     }
 
 
-def csv_text(table: Table, *, measured: bool = True) -> str:
-    """Return the rows as CSV; an empty cell is a missing number, explained under `notes`."""
-    rows = [_flat(row) for row in json_rows(table, measured=measured)]
+def csv_text(table: Table) -> str:
+    """Return the compact table as CSV; an empty cell is a missing number, a dash elsewhere."""
+    return _as_csv(compact_rows(table))
+
+
+def trials_csv_text(table: Table, *, measured: bool = True) -> str:
+    """Return the trials as CSV, a line each."""
+    return _as_csv(trial_rows(table, measured=measured))
+
+
+def _as_csv(rows: Sequence[Mapping[str, Json]]) -> str:
+    """Return rows as CSV; a row need not have the cells that others have."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _columns(rows), extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
 
 
 def compact_rows(table: Table) -> list[dict[str, Json]]:
-    """Return the compact table's numbers, under the names that the CSV has for them."""
+    """Return the compact table's numbers: a row each, under names that are columns of the CSV."""
     return [
         {
             **{name: values[name] for name in ("variant", "seeds", "average", "average_sd")},
             **{
-                f"difference.{name}": (values["difference"] or {}).get(name)
-                for name in ("mean", "low", "high", "adjusted_p", "verdict")
+                column: (values["difference"] or {}).get(name)
+                for column, name in _OF_DIFFERENCE.items()
             },
             **{n: values[n] for n in ("trainable_parameters", "trainable_share", "published")},
         }
@@ -73,14 +84,71 @@ def compact_rows(table: Table) -> list[dict[str, Json]]:
     ]
 
 
-def _columns(rows: Sequence[Mapping[str, Json]]) -> list[str]:
-    """Return the names of all rows' cells; parts of one value stand side by side."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    # What a row lacks as a whole is empty in each of the parts that other rows have.
-    whole = {name.rpartition(".")[0] for name in names}
-    groups = list(dict.fromkeys(name.partition(".")[0] for name in names))
-    names = [name for name in names if name not in whole]
-    return sorted(names, key=lambda name: groups.index(name.partition(".")[0]))
+_OF_DIFFERENCE = {
+    "difference": "mean",
+    "difference_low": "low",
+    "difference_high": "high",
+    "adjusted_p": "adjusted_p",
+    "verdict": "verdict",
+}
+
+
+def trial_rows(table: Table, *, measured: bool = True) -> list[dict[str, Json]]:
+    """Return a row a trial: where it stands, what it scored, its gates, and what it took.
+
+    Columns name their unit where there is one: a loss is in nats a token, time in seconds.
+    """
+    return [
+        {
+            "variant": row.variant,
+            "seed": trial.seed,
+            "state": trial.state,
+            "reason": trial.reason,
+            "average": table_row.average_by_seed.get(trial.seed),
+            **({} if trial.result is None else _of_result(trial.result)),
+            **({} if row.tuning is None else _chosen(row.tuning)),
+            **(_of_clock(trial) if measured else {}),
+        }
+        for row, table_row in zip(table.record.rows, table.rows, strict=True)
+        for trial in row.trials
+    ]
+
+
+def _of_result(result: TrialResult) -> dict[str, Json]:
+    gates = {
+        f"gate/{part}/{_with_unit(name)}": value
+        for part in ("overall", "prompt", "answer")
+        for name, value in result.gates.get(part, {}).items()
+    }
+    return {
+        "key": result.key,
+        "trainable_parameters": result.parameters["trainable"],
+        "all_parameters": result.parameters["all"],
+        **{_with_unit(name): value for name, value in result.metrics.items()},
+        **gates,
+    }
+
+
+def _with_unit(metric: str) -> str:
+    """Return the name of a metric's column, with its unit behind what is measured in one."""
+    parts = metric.split("/")
+    return "/".join(f"{part}_nats" if part in _IN_NATS else part for part in parts)
+
+
+_IN_NATS = ("loss", "loss_before", "entropy", LOG_PROBABILITY)
+
+
+def _chosen(tuning: TuningRecord) -> dict[str, Json]:
+    return {f"tuned/{name}": value for name, value in tuning.chosen.items()}
+
+
+def _of_clock(trial: TrialRecord) -> dict[str, Json]:
+    taken = {} if trial.result is None else trial.result.measured
+    return {
+        "seconds": trial.seconds,
+        "scoring_seconds": taken.get("eval_seconds"),
+        "peak_memory_bytes": taken.get("peak_memory_bytes"),
+    }
 
 
 def json_rows(table: Table, *, measured: bool = True) -> list[dict[str, Json]]:
@@ -171,22 +239,6 @@ def _knowledge(lost: MeanInterval | None, loss: float | None) -> dict[str, Json]
         "change_low": None if lost is None else _finite(lost.low),
         "change_high": None if lost is None else _finite(lost.high),
     }
-
-
-def _flat(value: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
-    """Return nested values under names such as scores.boolq; lists are joined."""
-    flat: dict[str, Json] = {}
-    for name, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= _flat(item, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = _joined(item) if isinstance(item, list | tuple) else item
-    return flat
-
-
-def _joined(items: list[Json] | tuple[Json, ...]) -> str:
-    kinds = [item["kind"] if isinstance(item, Mapping) else str(item) for item in items]
-    return "; ".join(kinds)
 
 
 def _finite(value: float) -> float | None:
