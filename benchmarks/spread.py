@@ -25,7 +25,7 @@ from gatera import tasks
 from gatera.reports.records import StudyRecord
 from gatera.reports.tables import FROZEN, Table, build_table
 from gatera.studies.store.store import Store
-from gatera.studies.views.gather import gather
+from gatera.studies.gathering.gather import gather
 
 STUDY = Path(__file__).with_name("spread_table5.py")
 PLAN_ID = "spread_table5.tiny"

@@ -178,27 +178,16 @@ def _print_status(snapshot: Snapshot) -> None:
 
 
 def write_report(options: argparse.Namespace) -> int:
-    from gatera.reports.write import write_report
-    from gatera.studies.views.gather import gather
+    from gatera.studies.interface import loaded
 
-    store = _store(options)
-    plan = store.plan(_asked(options).plan_id)
-    record = gather(
-        store,
-        plan,
-        max_attempts=options.max_attempts,
-        study_sha256=_asked(options).loaded.sha256,
-    )
-    written = write_report(
-        record,
-        options.report_dir,
-        measured=not options.no_measured,
-        allow_mixed=options.allow_mixed,
+    report = loaded(_asked(options), options.store, max_attempts=options.max_attempts)
+    written = report.write(
+        options.report_dir, measured=not options.no_measured, allow_mixed=options.allow_mixed
     )
     if options.json:
         answer = {
-            "study": plan.study,
-            "scale": plan.scale,
+            "study": report.record.study,
+            "scale": report.record.scale,
             "rows": written.rows,
             "contrasts": written.contrasts,
             "knowledge_at_equal_accuracy": written.matched,
@@ -208,7 +197,7 @@ def write_report(options: argparse.Namespace) -> int:
         print(_json(answer))
     else:
         print(written.markdown)
-    stale = sum(trial.state == "stale" for row in record.rows for trial in row.trials)
+    stale = sum(trial.state == "stale" for row in report.record.rows for trial in row.trials)
     return _say_stale(stale) if stale else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gatera.reports.answers import Answers
 from gatera.reports.forms.figures import write_figures
 from gatera.reports.forms.latex import latex, latex_by_task
 from gatera.reports.forms.markdown import markdown
@@ -16,6 +17,7 @@ from gatera.reports.forms.values import (
     order_values,
     trials_csv_text,
 )
+from gatera.reports.pages.report import report_page
 from gatera.reports.records import StudyRecord, refuse_mixed
 from gatera.reports.tables import build_table
 from gatera.trial import Json
@@ -34,16 +36,22 @@ class WrittenReport:
 
 
 def write_report(
-    record: StudyRecord, folder: Path, *, measured: bool = True, allow_mixed: bool = False
+    record: StudyRecord,
+    folder: Path,
+    answers: Answers | None = None,
+    *,
+    measured: bool = True,
+    allow_mixed: bool = False,
 ) -> WrittenReport:
     """Write every form of a report into `folder`, each called by the plan's id.
 
     That is `.md`, `.csv` and `.tex` with the compact table, `.trials.csv` with a line a trial,
-    `.tasks.tex` with the scores by task, and `figures/*.png`.
+    `.tasks.tex` with the scores by task, `figures/*.png`, and `.html`, the page to explore.
 
     Args:
         record: The study's rows and results.
         folder: Where the files go; made where it does not exist.
+        answers: Of all rows, for the page; None: no page.
         measured: Whether to print what a clock or a host says.
         allow_mixed: Whether results that were not made alike may stand in one table.
 
@@ -55,13 +63,16 @@ def write_report(
     table = build_table(record)
     folder.mkdir(parents=True, exist_ok=True)
     figures = write_figures(table, folder / "figures")
-    text = markdown(table, measured=measured, figures=[f"figures/{path.name}" for path in figures])
+    page = None if answers is None else f"{record.plan_id}.html"
+    drawn = [f"figures/{path.name}" for path in figures]
+    text = markdown(table, measured=measured, figures=drawn, page=page)
     files = {
         "md": text,
         "csv": csv_text(table),
         "trials.csv": trials_csv_text(table, measured=measured),
         "tex": latex(table),
         "tasks.tex": latex_by_task(table),
+        **({} if answers is None else {"html": report_page(table, answers, measured=measured)}),
     }
     written = []
     for suffix, content in files.items():

@@ -11,6 +11,7 @@ Scores and shares are fractions, as in CSV and JSON. Everything heavy is importe
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import shlex
@@ -142,7 +143,7 @@ def _measured_spread(store: Store | None, plan: Plan) -> PairedDifference | None
     if store is None:
         return None
     from gatera.reports.tables import measured_spread
-    from gatera.studies.views.gather import gather
+    from gatera.studies.gathering.gather import gather
 
     return measured_spread(gather(store, plan))
 
@@ -201,9 +202,10 @@ def run(
         measured=measured,
         allow_mixed=allow_mixed,
     )
+    asking = Asked.of(study, **asked)
     try:
         made, outcome = carry_out(
-            Asked.of(study, **asked),
+            asking,
             Path(store),
             options,
             launcher=launcher,
@@ -215,7 +217,7 @@ def run(
         raise KeyboardInterrupt(_INTERRUPTED) from None  # through which code says nothing
     for line in closing_lines(outcome, Path(store), tracking_uri):
         print(line, file=sys.stderr)
-    return _report(made, outcome)
+    return _report(made, outcome, asking.request.data_root)
 
 
 def carry_out(
@@ -258,7 +260,7 @@ def carry_out(
         outcome = supervise(
             store,
             plan,
-            options,
+            dataclasses.replace(options, data_root=data_root),
             launcher=starts,
             slots=slots,
             show=display.show,
@@ -301,14 +303,15 @@ def closing_lines(outcome: Outcome, folder: Path, tracking_uri: str | None) -> l
     ]
 
 
-def _report(store: Store, outcome: Outcome) -> Report:
-    from gatera.studies.views.gather import gather
+def _report(store: Store, outcome: Outcome, data_root: Path | None) -> Report:
+    from gatera.studies.gathering.gather import gather
     from gatera.studies.views.progress import failure_lines
 
     plan = store.plan(outcome.snapshot.plan.id)
     return Report(
         gather(store, plan),
         store,
+        data_root,
         outcome.report.files,
         tuple(failure_lines(outcome.snapshot)),
         outcome.warnings,
@@ -326,9 +329,19 @@ def load(study: str | Path | Study, *, store: str | Path = STORE, **asked: Any) 
     Raises:
         InputError: there is no such store, or no such plan in it.
     """
-    from gatera.studies.store.store import Store
-    from gatera.studies.views.gather import gather
+    return loaded(Asked.of(study, **asked), Path(store))
 
-    asking, opened = Asked.of(study, **asked), Store(Path(store))
-    plan = opened.plan(asking.plan_id)
-    return Report(gather(opened, plan, study_sha256=asking.loaded.sha256), opened)
+
+def loaded(asking: Asked, folder: Path, *, max_attempts: int | None = None) -> Report:
+    """Return the report of what is asked; after `max_attempts` failures a trial has failed."""
+    from gatera.studies.gathering.gather import gather
+    from gatera.studies.store.store import Store
+
+    store = Store(folder)
+    record = gather(
+        store,
+        store.plan(asking.plan_id),
+        max_attempts=max_attempts,
+        study_sha256=asking.loaded.sha256,
+    )
+    return Report(record, store, asking.request.data_root)

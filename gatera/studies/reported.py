@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from gatera.reports.records import StudyRecord
     from gatera.reports.tables import Table
+    from gatera.reports.write import WrittenReport
     from gatera.studies.store.store import Store
 
 
@@ -21,6 +22,7 @@ class Report:
 
     record: StudyRecord
     _store: Store = field(repr=False)
+    _data_root: Path | None = field(default=None, repr=False)  # for the prompts
     files: tuple[Path, ...] = ()
     failed: tuple[str, ...] = ()  # why trials failed, a line each
     warnings: tuple[str, ...] = ()
@@ -99,16 +101,22 @@ class Report:
 
     def write(
         self, folder: str | Path, *, measured: bool = True, allow_mixed: bool = False
-    ) -> tuple[Path, ...]:
-        """Write every form of the report into `folder`; return the files.
+    ) -> WrittenReport:
+        """Write every form of the report into `folder`; return its text, rows and files.
 
         Raises:
             InputError: the results were not made alike, and `allow_mixed` is false.
         """
         from gatera.reports.write import write_report
+        from gatera.studies.gathering.answers import read_answers
 
-        options = {"measured": measured, "allow_mixed": allow_mixed}
-        return write_report(self.record, Path(folder), **options).files
+        return write_report(
+            self.record,
+            Path(folder),
+            read_answers(self._store, self.record, self._data_root),
+            measured=measured,
+            allow_mixed=allow_mixed,
+        )
 
     def _repr_html_(self) -> str:
         """What a notebook shows: findings, table, differences."""

@@ -18,9 +18,9 @@ from gatera.reports.judging.comparison import item_differences
 from gatera.reports.tables import build_table
 from gatera.studies import Contrast, Study, Variant
 from gatera.studies.catalog import LoadedStudy, entries, load
+from gatera.studies.gathering.gather import gather
 from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.planning.plan import Plan
-from gatera.studies.views.gather import gather
 
 SCORES = {  # by row, of five seeds
     "lora": [0.50, 0.55, 0.52, 0.61, 0.58],

@@ -15,9 +15,9 @@ from gatera.reports.judging.bootstrap import clustered, crossed_bootstrap
 from gatera.reports.judging.signal import signal
 from gatera.reports.published import published_table
 from gatera.reports.tables import build_table
+from gatera.studies.gathering.gather import gather
 from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.study import Study, Variant
-from gatera.studies.views.gather import gather
 
 SCORES = {"hira": 0.25, "static_gate": 0.5, "gatera": 0.75, "frozen": 0.125}
 

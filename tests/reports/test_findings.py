@@ -12,7 +12,7 @@ from scipy import stats
 from gatera.reports.forms.findings import findings
 from gatera.reports.judging import agreement
 from gatera.reports.tables import build_table
-from gatera.studies.views.gather import gather
+from gatera.studies.gathering.gather import gather
 
 SCORES = {
     "frozen": [0.1],

@@ -8,9 +8,9 @@ from made_up import commit_result
 
 from gatera.reports.tables import build_table
 from gatera.reports.write import write_report
+from gatera.studies.gathering.gather import gather
 from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.store.store import Store
-from gatera.studies.views.gather import gather
 
 ITEMS, SEEDS = 60, 10
 TRUTH = {"frozen": -2.0, "hira": 0.0, "static_gate": -1.2, "gatera": 0.0}  # logits of being right

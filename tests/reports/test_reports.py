@@ -19,9 +19,9 @@ from gatera.reports.records import COMPARED, TrialRecord, TuningRecord, refuse_m
 from gatera.reports.tables import build_table
 from gatera.reports.write import write_report
 from gatera.studies import Variant
+from gatera.studies.gathering.gather import gather
 from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.store.store import Store
-from gatera.studies.views.gather import gather
 
 SCORES = {
     "frozen": [0.1],

@@ -166,7 +166,7 @@ def test_a_notebook_shows_findings_table_and_differences(report):
 
 
 def test_a_report_is_written_where_one_asks(report, tmp_path):
-    files = report.write(tmp_path, measured=False)
+    files = report.write(tmp_path, measured=False).files
     assert (
         files[0].read_text() == write_report(report.record, tmp_path / "b", measured=False).markdown
     )

@@ -27,7 +27,7 @@ _Points = Sequence[tuple[int, float]]
 def write_figures(table: Table, folder: Path) -> list[Path]:
     """Draw what the table allows into `folder`; return the files, which may be none."""
     written = []
-    for name, figure in _figures(table):
+    for name, figure in drawn_figures(table):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{table.record.plan_id}.{name}.png"
         figure.savefig(path, dpi=_DPI, metadata=_METADATA)
@@ -35,7 +35,8 @@ def write_figures(table: Table, folder: Path) -> list[Path]:
     return written
 
 
-def _figures(table: Table) -> Iterator[tuple[str, Figure]]:
+def drawn_figures(table: Table) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures that the table allows, each with its name."""
     if table.tested:
         to = "" if table.contrasts else f" to {table.record.reference}"
         unit = ENDPOINTS[table.record.endpoint].unit

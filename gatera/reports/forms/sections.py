@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gatera.reports.endpoints import ENDPOINTS
+from gatera.reports.forms import reading
 from gatera.reports.forms.cells import (
     Cells,
     compact_cells,
@@ -25,7 +26,6 @@ from gatera.reports.forms.cells import (
     tuning_cells,
     verdict_cells,
 )
-from gatera.reports.forms import reading
 from gatera.reports.forms.findings import findings
 from gatera.reports.forms.notes import footnotes, provenance, settings
 from gatera.reports.records import StudyRecord

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import jinja2
@@ -17,8 +18,8 @@ def render(template: str, **values: Any) -> str:
     Args:
         template: Its file in `templates/`, which may extend `base.html`.
         values: What it is filled with. In a template, `value | data` writes a value as JSON that a
-            `<script type="application/json">` can hold, and `text | named` writes names between
-            backticks as code.
+            `<script type="application/json">` can hold, and `text | marked` writes `names`,
+            **strong** and *said* as what they are.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gatera.reports.pages", "templates"),
@@ -27,7 +28,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"data": as_data, "named": with_names}
+    environment.filters |= {"data": as_data, "marked": with_marks}
     return environment.get_template(template).render(values)
 
 
@@ -39,9 +40,17 @@ def as_data(value: Json) -> Markup:
     return Markup(text)
 
 
-def with_names(sentence: str) -> Markup:
-    """Return a sentence with its names, which stand between backticks, as code."""
-    parts = sentence.split("`")
+def with_marks(text: str) -> Markup:
+    """Return a text with its `names` as code, and what is **strong** or *said* so."""
+    parts = text.split("`")
     return Markup("").join(
-        Markup("<code>{}</code>").format(part) if n % 2 else part for n, part in enumerate(parts)
+        Markup("<code>{}</code>").format(part) if n % 2 else _with_stress(part)
+        for n, part in enumerate(parts)
     )
+
+
+def _with_stress(text: str) -> Markup:
+    escaped = str(Markup.escape(text))
+    for pattern, tag in ((r"\*\*(?=\S)(.+?)\*\*", "strong"), (r"\*(?=\S)(.+?)\*", "em")):
+        escaped = re.sub(pattern, rf"<{tag}>\1</{tag}>", escaped)
+    return Markup(escaped)

@@ -13,7 +13,7 @@ from gatera.studies.store.store import Store
 from gatera.studies.views.told import Told, hashes
 from gatera.trial import Json
 
-_DRAWN_WITH = ("matplotlib", "numpy", "scipy")
+_DRAWN_WITH = ("jinja2", "matplotlib", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def report_of_run(
     max_attempts: int | None,
     measured: bool,
     allow_mixed: bool,
+    data_root: Path | None = None,
 ) -> RunReport:
     """Write the report of a plan, and the store's index; leave one that is up to date alone.
 
@@ -59,6 +60,7 @@ def report_of_run(
         max_attempts: Failures after which a trial counts as failed.
         measured: Whether to print what a clock or a host says.
         allow_mixed: Whether results that were not made alike may stand in one table.
+        data_root: Where the real data sets lie, for the prompts; None: GATERA_DATA_ROOT.
 
     Raises:
         InputError: the results were not made alike, and `allow_mixed` is false.
@@ -73,15 +75,17 @@ def report_of_run(
         return there
     # What draws takes seconds to load.
     from gatera.reports.write import write_report
-    from gatera.studies.views.finished import read_finished
-    from gatera.studies.views.gather import gather
+    from gatera.studies.gathering.answers import read_answers
+    from gatera.studies.gathering.finished import read_finished
+    from gatera.studies.gathering.gather import gather
 
     record = gather(store, plan, max_attempts=max_attempts)
     for trial in plan.trials:
         if store.has_result(trial.key):  # stale ones too, which the report leaves out
             read_finished(store, trial)
     store.index.save()
-    written = write_report(record, folder, measured=measured, allow_mixed=allow_mixed)
+    answers = read_answers(store, record, data_root)
+    written = write_report(record, folder, answers, measured=measured, allow_mixed=allow_mixed)
     told.note({**made_by, "files": hashes(written.files)})
     return RunReport(written.markdown, written.files)
 

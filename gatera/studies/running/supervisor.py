@@ -42,6 +42,7 @@ class RunOptions:
     report_dir: Path = Path("reports")
     measured: bool = True
     allow_mixed: bool = False
+    data_root: Path | None = None  # None: GATERA_DATA_ROOT
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ def _report(party: _Party, plan: Plan) -> RunReport:
         max_attempts=options.max_attempts,
         measured=options.measured,
         allow_mixed=options.allow_mixed,
+        data_root=options.data_root,
     )
 
 

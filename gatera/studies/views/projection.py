@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gatera.errors import InputError
+from gatera.studies.gathering.answers import read_answers
+from gatera.studies.gathering.gather import gather
 from gatera.studies.interrupts import Interrupts
 from gatera.studies.planning.plan import Plan
 from gatera.studies.store.snapshot import take_snapshot
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import signature
-from gatera.studies.views.gather import gather
 from gatera.studies.views.mlflow_database import keys_in
 from gatera.studies.views.told import Told, hashes
 from gatera.trial import Json
@@ -254,5 +255,6 @@ def _rebuild_mlflow(store: Store, plan: Plan, uri: str | None, max_attempts: int
     if not take_snapshot(store, plan, max_attempts=max_attempts).unfinished:
         record = gather(store, plan, max_attempts=max_attempts)
         with tempfile.TemporaryDirectory(dir=store.folder, prefix=".report-") as folder:
-            report = write_report(record, Path(folder), allow_mixed=True)
+            answers = read_answers(store, record)
+            report = write_report(record, Path(folder), answers, allow_mixed=True)
             tracker.log_report(report_artifacts(report.files))

@@ -7,8 +7,8 @@ from gatera.reports.forms.markdown import markdown
 from gatera.reports.forms.values import json_rows, order_values
 from gatera.reports.published import published_table
 from gatera.reports.tables import build_table
+from gatera.studies.gathering.gather import gather
 from gatera.studies.planning.configuration import scale_defaults
-from gatera.studies.views.gather import gather
 
 TINY_TASKS = tuple(scale_defaults("tiny")["data"]["tasks"])
 

@@ -8,7 +8,7 @@ from gatera.reports.forms.values import json_rows
 from gatera.reports.judging.diagnosis import diagnose
 from gatera.reports.records import Curves, RowRecord, TrialRecord, TuningRecord
 from gatera.reports.tables import build_table
-from gatera.studies.views.gather import gather
+from gatera.studies.gathering.gather import gather
 
 HEALTHY = {"mean": 0.6, "share_below_0.1": 0.3, "share_above_0.9": 0.5, "entropy": 0.2}
 

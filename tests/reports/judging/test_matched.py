@@ -10,8 +10,8 @@ from gatera.reports.forms.values import matched_values
 from gatera.reports.judging.matched import loss_at
 from gatera.reports.judging.paired import paired_difference
 from gatera.reports.tables import build_table
+from gatera.studies.gathering.gather import gather
 from gatera.studies.planning.enumeration import Request, make_plan
-from gatera.studies.views.gather import gather
 
 ACCURACY = ((10, 0.2), (20, 0.6), (30, 0.5), (40, 0.9))
 LOSS = ((10, 1.0), (15, 7.0), (20, 1.4), (30, 1.5), (40, 2.5))

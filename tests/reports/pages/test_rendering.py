@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from gatera.reports.pages.rendering import as_data, with_names
+from gatera.reports.pages.rendering import as_data, with_marks
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp;\u2028 \"quoted\" 'single'"
 
@@ -16,7 +16,8 @@ def test_data_cannot_end_the_script_that_holds_it():
     assert json.loads(written) == {"prompt": HOSTILE}
 
 
-def test_names_become_code_and_all_else_stays_text():
-    assert with_names("`a<b` is <b>above</b> `c`") == (
-        "<code>a&lt;b</code> is &lt;b&gt;above&lt;/b&gt; <code>c</code>"
+def test_marks_become_elements_and_all_else_stays_text():
+    assert with_marks("`a<b` is <b>above</b> `c*d*e`, *resolved*, **now** 2 * 3 * 4") == (
+        "<code>a&lt;b</code> is &lt;b&gt;above&lt;/b&gt; <code>c*d*e</code>, <em>resolved</em>, "
+        "<strong>now</strong> 2 * 3 * 4"
     )

@@ -9,10 +9,10 @@ from gatera.errors import InputError
 from gatera.reports.tables import measured_spread
 from gatera.studies import Study, Variant
 from gatera.studies.catalog import LoadedStudy
+from gatera.studies.gathering.gather import gather
 from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.planning.plan import Plan
 from gatera.studies.views.forecast import expected_detectable_difference
-from gatera.studies.views.gather import gather
 from gatera.trial import Trial
 
 

@@ -10,10 +10,10 @@ import pytest
 from gatera import cli
 from gatera.reports.write import write_report
 from gatera.studies.catalog import entries, load
+from gatera.studies.gathering.gather import gather
 from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.store.snapshot import take_snapshot
 from gatera.studies.store.store import Store
-from gatera.studies.views.gather import gather
 
 NAMES = [entry.name for entry in entries()]
 SMALL = {

@@ -22,6 +22,7 @@ from gatera.reports.forms.cells import tuning_cells
 from gatera.reports.tables import build_table
 from gatera.studies import Study, Tuning, Variant
 from gatera.studies.catalog import LoadedStudy
+from gatera.studies.gathering.gather import gather
 from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.planning.plan import Plan
 from gatera.studies.planning.tuning import Choice, Range, TunedRow, is_edge, values_of
@@ -30,7 +31,6 @@ from gatera.studies.search.tuner import Tuner
 from gatera.studies.store.snapshot import take_snapshot
 from gatera.studies.store.store import Store
 from gatera.studies.views.budget import describe_tuning, tuning_lines
-from gatera.studies.views.gather import gather
 from gatera.studies.views.progress import whole_line
 
 RATE, WEIGHT = "train.learning_rate", "train.entropy_weight"

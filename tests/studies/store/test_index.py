@@ -10,6 +10,8 @@ from made_up import answers_worth, commit_result, note_end
 from gatera import cli
 from gatera.errors import InputError
 from gatera.reports import write
+from gatera.studies.gathering.finished import read_clusters, read_finished, read_predictions
+from gatera.studies.gathering.gather import gather
 from gatera.studies.running import report
 from gatera.studies.running.report import report_of_run
 from gatera.studies.store import index
@@ -17,8 +19,6 @@ from gatera.studies.store.index import Contents, details_of
 from gatera.studies.store.results import ResultReader
 from gatera.studies.store.snapshot import status_of, take_snapshot
 from gatera.studies.store.store import Store
-from gatera.studies.views.finished import read_clusters, read_finished, read_predictions
-from gatera.studies.views.gather import gather
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from gatera.reports.records import (
     TrialRecord,
     TuningRecord,
 )
+from gatera.studies.gathering.finished import CURVES, read_clusters, read_finished
 from gatera.studies.planning.plan import Plan
 from gatera.studies.store.attempts import AttemptRecord
 from gatera.studies.store.snapshot import Snapshot, take_snapshot
 from gatera.studies.store.staleness import stale_files
 from gatera.studies.store.store import Store
-from gatera.studies.views.finished import CURVES, read_clusters, read_finished
 from gatera.trial import Trial, TrialResult
 
 _LAST_LINES, _LINE = 3, 160  # of a log, in a footnote; characters of each
@@ -137,7 +137,7 @@ def _tuning_notes(store: Store, plan: Plan) -> list[str]:
 def _reason(store: Store, trial: Trial, failure: AttemptRecord | None) -> str | None:
     """Return why a trial has no result, without a path of this machine."""
     if failure is not None:
-        return _without_folders(failure.message)
+        return without_folders(failure.message)
     if store.damage(trial.key):
         return "its result or its predictions changed since they were written; `run` runs it again"
     return None
@@ -145,10 +145,10 @@ def _reason(store: Store, trial: Trial, failure: AttemptRecord | None) -> str | 
 
 def _last_lines(failure: AttemptRecord) -> tuple[str, ...]:
     lines = (" ".join(line.split()) for line in failure.log_tail.splitlines())
-    return tuple(_without_folders(line)[:_LINE] for line in lines if line)[-_LAST_LINES:]
+    return tuple(without_folders(line)[:_LINE] for line in lines if line)[-_LAST_LINES:]
 
 
-def _without_folders(text: str) -> str:
+def without_folders(text: str) -> str:
     """Return a text with the names of files alone, without where they lie on this machine."""
     return _FOLDERS.sub("", text)
 
