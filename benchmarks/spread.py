@@ -24,8 +24,8 @@ from machine import busy, describe_machine
 from gatera import tasks
 from gatera.reports.records import StudyRecord
 from gatera.reports.tables import FROZEN, Table, build_table
-from gatera.studies.store.store import Store
 from gatera.studies.gathering.gather import gather
+from gatera.studies.store.store import Store
 
 STUDY = Path(__file__).with_name("spread_table5.py")
 PLAN_ID = "spread_table5.tiny"

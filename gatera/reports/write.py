@@ -62,7 +62,7 @@ def write_report(
         refuse_mixed(record)
     table = build_table(record)
     folder.mkdir(parents=True, exist_ok=True)
-    figures = write_figures(table, folder / "figures")
+    figures = write_figures(table, folder / "figures", measured=measured)
     page = None if answers is None else f"{record.plan_id}.html"
     drawn = [f"figures/{path.name}" for path in figures]
     text = markdown(table, measured=measured, figures=drawn, page=page)

@@ -24,10 +24,10 @@ _METADATA = {"Software": None}  # no version in the file: the same bytes everywh
 _Points = Sequence[tuple[int, float]]
 
 
-def write_figures(table: Table, folder: Path) -> list[Path]:
+def write_figures(table: Table, folder: Path, *, measured: bool = True) -> list[Path]:
     """Draw what the table allows into `folder`; return the files, which may be none."""
     written = []
-    for name, figure in drawn_figures(table):
+    for name, figure in drawn_figures(table, measured=measured):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{table.record.plan_id}.{name}.png"
         figure.savefig(path, dpi=_DPI, metadata=_METADATA)
@@ -35,8 +35,13 @@ def write_figures(table: Table, folder: Path) -> list[Path]:
     return written
 
 
-def drawn_figures(table: Table) -> Iterator[tuple[str, Figure]]:
-    """Yield the figures that the table allows, each with its name."""
+def drawn_figures(table: Table, *, measured: bool = True) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures that the table allows, each with its name.
+
+    Args:
+        table: What is drawn.
+        measured: Whether to draw what a clock says.
+    """
     if table.tested:
         to = "" if table.contrasts else f" to {table.record.reference}"
         unit = ENDPOINTS[table.record.endpoint].unit
@@ -48,6 +53,10 @@ def drawn_figures(table: Table) -> Iterator[tuple[str, Figure]]:
     scored = [row for row in table.rows if row.average is not None]
     if any(row.variant != FROZEN for row in scored):
         yield table.record.endpoint, _scores(scored, table.record, styles)
+    trained = [row for row in scored if row.trainable]
+    if len(trained) > 1:
+        axis = f"average {ENDPOINTS[table.record.endpoint].axis} (± SD over seeds)"
+        yield "cost", draw_cost(trained, styles, axis, measured=measured)
     followed = [row for row in table.record.rows if any(t.curves.train_loss for t in row.trials)]
     if followed:
         yield "learning_curves", _learning_curves(followed, styles)
@@ -131,6 +140,44 @@ def _scores(rows: Sequence[TableRow], record: StudyRecord, styles: Mapping[str, 
         axes.set_ylim(-3, 103)
     _legend_outside(axes)
     return figure
+
+
+def draw_cost(
+    rows: Sequence[TableRow], styles: Mapping[str, _Style], axis: str, *, measured: bool
+) -> Figure:
+    """Draw each row's average against what it trains and, `measured`, against its time."""
+    timed = measured and all(row.seconds is not None for row in rows)
+    figure = _new_figure(8.6 if timed else 6.0, 3.6)
+    panels = figure.subplots(1, 2, sharey=True) if timed else [figure.add_subplot()]
+    for row in rows:
+        places = [float(row.trainable or 0), row.seconds or 0.0]
+        for panel, place in zip(panels, places, strict=False):
+            style, error = styles[row.variant], 100 * (row.spread or 0.0)
+            drawn: dict[str, Any] = {"marker": style.marker, "color": style.color, "capsize": 2}
+            panel.errorbar(
+                place, 100 * (row.average or 0.0), yerr=error, label=row.variant, **drawn
+            )
+    sizes = [float(row.trainable or 0) for row in rows]
+    if max(sizes) / min(sizes) > _WIDE:
+        _count_by_factors(panels[0])
+    panels[0].set_xlabel("trainable parameters")
+    panels[0].set_ylabel(axis)
+    if timed:
+        panels[1].set_xlabel("time of a trial, s (training and scoring)")
+    _legend_outside(panels[-1])
+    return figure
+
+
+def _count_by_factors(axes: Axes) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+_WIDE = 4  # how many times smaller the smallest may be before an axis goes by factors
 
 
 def _learning_curves(rows: Sequence[RowRecord], styles: Mapping[str, _Style]) -> Figure:

@@ -91,7 +91,7 @@ def details(table: Table, *, measured: bool) -> list[Section]:
         *_scores_and_verdicts(table),
         Section(
             "Knowledge, time and memory",
-            [cost_cells(table, measured=measured), *reading.of_columns(table)],
+            [cost_cells(table, measured=measured), *reading.of_columns(table), Drawn("cost")],
         ),
         *_knowledge_and_gates(table),
         *_doubts(table),

@@ -48,7 +48,7 @@ def report_page(
         most_bytes: Size of the page; items that rows agree on most are left out for it.
     """
     record = table.record
-    pictures = dict(_pictures(table))
+    pictures = dict(_pictures(table, measured=measured))
     values: dict[str, Any] = {
         "title": f"{record.study} at scale {record.scale}",
         "introduction": introduction(record),
@@ -62,10 +62,11 @@ def report_page(
         "words": _words(answers),
     }
     data = _data(table, answers)
-    without_items = len(render("report.html", **values, data=data, kept=0, left_out=0).encode())
-    kept = _kept(data, answers, most_bytes - without_items - _LEAVES_ROOM)
-    data["items"] = [data["items"][place] for place in kept]
-    left_out = len(answers.items) - len(kept)
+    items = data.pop("items")
+    without = len(render("report.html", **values, data=data, kept=0, left_out=0).encode())
+    kept = _kept(items, answers, most_bytes - without - _LEAVES_ROOM)
+    data["items"] = [items[place] for place in kept]
+    left_out = len(items) - len(kept)
     return render("report.html", **values, data=data, kept=len(kept), left_out=left_out)
 
 
@@ -92,9 +93,9 @@ def _belongs(table: Table, name: str) -> bool:
     return any(Drawn(name) in section.parts for section in sections)
 
 
-def _pictures(table: Table) -> Iterator[tuple[str, str]]:
+def _pictures(table: Table, *, measured: bool) -> Iterator[tuple[str, str]]:
     """Yield the figures that the page does not draw itself, by name, as addresses of data."""
-    for name, figure in drawn_figures(table):
+    for name, figure in drawn_figures(table, measured=measured):
         if name not in _IN_PAGE:
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
@@ -234,9 +235,9 @@ def _number(distinct: dict[Given, int], given: Given | None) -> int:
     return -1 if given is None else distinct.setdefault(given, len(distinct))
 
 
-def _kept(data: Mapping[str, Json], answers: Answers, most_bytes: int) -> list[int]:
+def _kept(items: Sequence[Json], answers: Answers, most_bytes: int) -> list[int]:
     """Return the places of the items that fit, those that rows differ on most before others."""
-    sizes = [len(as_data(item).encode()) + 1 for item in data["items"]]
+    sizes = [len(as_data(item).encode()) + 1 for item in items]
     spread = _disagreement(answers)
     kept, size = [], 0
     for place in sorted(range(len(sizes)), key=lambda place: -spread[place]):

@@ -53,10 +53,10 @@ def test_a_run_prints_its_table_and_writes_every_form(finished):
     assert "5 of 5 trials done" in done.stderr
     written = {path.name for path in (folder / "reports").iterdir() if path.is_file()}
     (stem,) = {name.removesuffix(".md") for name in written if name.endswith(".md")}
-    endings = (".csv", ".trials.csv", ".md", ".tex", ".tasks.tex")
+    endings = (".csv", ".trials.csv", ".html", ".md", ".tex", ".tasks.tex")
     assert written == {f"{stem}{ending}" for ending in endings}
     figures = sorted(p.name.split(".")[-2] for p in (folder / "reports" / "figures").iterdir())
-    assert figures == ["accuracy", "differences", "gates", "learning_curves"]
+    assert figures == ["accuracy", "cost", "differences", "gates", "learning_curves"]
 
 
 def test_every_prediction_is_kept(finished):
