@@ -52,7 +52,7 @@ def of_differences(table: Table) -> Iterator[str]:
         yield (
             "No difference can be above 100 points: an interval that reaches beyond comes from few "
             "seeds, or from one or two that are unlike all others, whose spread its form does not "
-            "fit. Look at each seed's average, in the CSV."
+            "fit. Look at each seed's average, in the CSV of trials."
         )
     if any(each.single_runs for each in table.tested.values()):
         yield (
