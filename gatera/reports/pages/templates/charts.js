@@ -108,9 +108,9 @@ function drawCurves(figure, curves, what, chosen, label) {
   }
   const steps = drawn.flatMap(run => run.points.map(point => point[0]));
   const [low, high] = extent(drawn.flatMap(run => run.points.map(point => point[1])));
-  const height = 260;
+  const height = 290, top = 44;  // room for the label and the names
   const { svg, x, left, bottom } = frame(figure, { height, left: 44, low: Math.min(...steps), high: Math.max(...steps), label: "optimizer step" });
-  const y = value => bottom - (bottom - 22) * (value - low) / (high - low);
+  const y = value => bottom - (bottom - top) * (value - low) / (high - low);
   svg.append(element("text", { class: "note", x: 4, y: 12 }, label));
   for (const at of ticks(low, high, 5))
     svg.append(element("text", { class: "note", x: left - 6, y: y(at) + 4, "text-anchor": "end" }, String(at)));
@@ -124,7 +124,7 @@ function drawCurves(figure, curves, what, chosen, label) {
     if (!runs.length) return;
     const mean = runs[0].points.map(([step], n) => [step, runs.reduce((sum, run) => sum + (run.points[n] || run.points.at(-1))[1], 0) / runs.length]);
     svg.append(titled(element("path", { class: kindOf(name), d: path(mean), "stroke-width": 2.4, "stroke-dasharray": place ? "7 4" : "none" }), `${name}, mean over seeds`));
-    svg.append(element("line", { class: kindOf(name), x1: left + 8, x2: left + 34, y1: 30 + 16 * place, y2: 30 + 16 * place, "stroke-width": 2.4, "stroke-dasharray": place ? "7 4" : "none" }));
-    svg.append(element("text", { x: left + 40, y: 34 + 16 * place }, name));
+    svg.append(element("line", { class: kindOf(name), x1: left + 170 * place, x2: left + 26 + 170 * place, y1: 28, y2: 28, "stroke-width": 2.4, "stroke-dasharray": place ? "7 4" : "none" }));
+    svg.append(element("text", { x: left + 32 + 170 * place, y: 32 }, name));
   });
 }
