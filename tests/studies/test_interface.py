@@ -77,11 +77,12 @@ def test_a_run_says_what_it_will_do_and_at_its_end_the_answer(folder, report):
     assert where == "store: gatera-store; report: in reports/"
     command = watch.removeprefix("watch: python -m gatera.studies ")
     assert json.loads(status_of(command, folder))["counts"]["done"] == 5
-    figures = "differences.png,accuracy.png,learning_curves.png,gates.png"
+    figures = "differences.png,accuracy.png,cost.png,learning_curves.png,gates.png"
     assert last == f"also: reports/figures/{plan}.{{{figures}}}"
     answer = [f"- {sentence}\n" for sentence in report.findings[:3]]
     said = (folder / "said").read_text()
-    assert "".join([*answer, f"report: reports/{plan}.md\n"]) in said
+    files = [f"report: reports/{plan}.md\n", f"page: reports/{plan}.html\n"]
+    assert "".join([*answer, *files]) in said
     assert "MLflow" not in said  # which this run was told to do without
 
 

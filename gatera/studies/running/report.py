@@ -32,10 +32,12 @@ class RunReport:
 
     @property
     def file_lines(self) -> list[str]:
-        """Where it is: the text, then its other files, a line a folder, as a shell reads them."""
-        text = self.files[0]
-        lines = [f"report: {text}"]
-        for folder, files in itertools.groupby(self.files[1:], key=lambda path: path.parent):
+        """Where it is: text and page, then its other files, a line a folder, as a shell reads."""
+        text, *others = self.files
+        pages = [path for path in others if path.suffix == ".html"]
+        lines = [f"report: {text}", *(f"page: {path}" for path in pages)]
+        rest = [path for path in others if path not in pages]
+        for folder, files in itertools.groupby(rest, key=lambda path: path.parent):
             endings = [path.name.removeprefix(f"{text.stem}.") for path in files]
             lines.append(f"also: {folder / text.stem}.{{{','.join(endings)}}}")
         return lines

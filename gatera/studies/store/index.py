@@ -198,11 +198,15 @@ def _read_lines(path: Path) -> tuple[Json, dict[str, str]]:
     return json.loads(pairs[0][1]), whole
 
 
+_SOURCE = (".py", ".html", ".css", ".js")  # code, and what pages are made of
+
+
 @functools.cache
 def source_sha256() -> str:
     """Return the hash of this package's source: what another gatera wrote is not taken for ours."""
     digest = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py")):
+    files = (path for path in _PACKAGE.rglob("*.*") if path.suffix in _SOURCE)
+    for path in sorted(files):
         digest.update(f"{path.relative_to(_PACKAGE)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
