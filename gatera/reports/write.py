@@ -9,6 +9,7 @@ from gatera.reports.answers import Answers
 from gatera.reports.forms.figures import write_figures
 from gatera.reports.forms.latex import latex, latex_by_task
 from gatera.reports.forms.markdown import markdown
+from gatera.reports.forms.tracked import Tracked, tracked
 from gatera.reports.forms.values import (
     contrast_values,
     csv_text,
@@ -33,6 +34,7 @@ class WrittenReport:
     matched: dict[str, Json]  # by row: knowledge lost at equal accuracy
     order: dict[str, Json] | None  # of the rows, beside the published one
     files: tuple[Path, ...]
+    tracked: Tracked  # what an experiment tracker shows of it
 
 
 def write_report(
@@ -86,4 +88,5 @@ def write_report(
         matched_values(table),
         order_values(table),
         (*written, *figures),
+        tracked(table),
     )

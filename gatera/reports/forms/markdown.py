@@ -43,6 +43,11 @@ def markdown(
     return "\n\n".join(blocks) + "\n"
 
 
+def summary(table: Table) -> list[str]:
+    """Return what answers the study's question: the findings and the compact table, in blocks."""
+    return list(_blocks(answer(table), {}))
+
+
 _PAGE = (
     "To explore in a browser, with every answer that rows differ in: [{page}]({page}) (download "
     "it and open it)."
