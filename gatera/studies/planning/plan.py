@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from gatera.studies.planning.confounds import differing_fields, undeclared_differences
+from gatera.studies.planning.confounds import (
+    differing_fields,
+    flat_fields,
+    undeclared_differences,
+)
 from gatera.studies.planning.tuning import PlannedTuning
 from gatera.trial import Json, Trial, sha256_of
 
@@ -71,6 +75,19 @@ class Plan:
         differing = differing_fields(self.trials_of(variant)[0].config, reference[0].config)
         tuned = self._tuned_fields() - set(self.changes[variant])
         return {name: values for name, values in differing.items() if name not in tuned}
+
+    def shared(self) -> dict[str, Json]:
+        """Return "section.field" -> value of the settings that all trained rows have alike."""
+        of_rows = {trial.variant: trial for trial in self.trials if not trial.is_frozen}
+        rows = [flat_fields(trial.config) for trial in of_rows.values()]
+        if not rows:
+            return {}
+        tuned = self._tuned_fields()  # each row's own, even where two came to the same value
+        return {
+            name: value
+            for name, value in rows[0].items()
+            if name not in tuned and all(name in row and row[name] == value for row in rows)
+        }
 
     def _tuned_fields(self) -> set[str]:
         """Return the fields that rows search: each row has its own values of them."""

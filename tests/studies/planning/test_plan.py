@@ -33,6 +33,14 @@ def test_a_variant_differs_from_the_reference_in_its_declared_change_alone(plan)
     }
 
 
+def test_rows_share_what_none_changes(plan):
+    shared = plan.shared()
+    assert shared["train.batch_size"] == 8
+    assert shared["adapter.delta"] == "hira"
+    assert "adapter.gate" not in shared
+    assert shared.keys() < {f"{s}.{n}" for s, v in plan.trials[1].config.items() for n in v}
+
+
 def test_a_declared_change_wins_over_set(study):
     request = Request(overrides={"adapter.gate": "static", "train.max_steps": 7})
     plan = make_plan(study, request)

@@ -109,6 +109,11 @@ def test_a_row_searches_what_it_does_not_fix_and_what_it_has(tuned_plan):
     assert tuned_plan.tuning.total == 18
 
 
+def test_rows_share_nothing_that_is_searched(tuned_plan):
+    assert not tuned_plan.shared().keys() & SEARCH.keys()
+    assert "train.batch_size" in tuned_plan.shared()
+
+
 def test_the_untuned_row_is_tried_first(store, tuned_plan):
     search = tuner(store, tuned_plan)
     search.advance()
