@@ -1,9 +1,11 @@
-"""Taking a trained adapter out of the store."""
+"""Taking a trained adapter out of the store, or referring to it there."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from gatera.errors import InputError
@@ -32,13 +34,39 @@ def export_adapter(store: Store, plan: Plan, variant: str, seed: int, target: Pa
     target = target or Path(f"{plan.study}-{variant}-seed{seed}")
     if target.exists():
         raise InputError(f"{target} exists; name another folder with --out.")
-    shutil.copytree(store.weights.adapter_folder(trained), target)
-    _set_threshold(target / "adapter_config.json", trial)
+    _take(store.weights.adapter_folder(trained), trial, target, shutil.copy2)
     return target
 
 
+def refer_to_adapter(source: Path, trial: Trial, target: Path) -> None:
+    """Make `target` a folder with the adapter of a trial: links to the files of `source`.
+
+    A file of its own has the settings alone, and only where the row skips what training did not.
+
+    Raises:
+        OSError: `target` lies on another file system, or cannot be written.
+    """
+    if target.exists():
+        return
+    unfinished = target.with_name(f".{target.name}")  # of one who was killed, perhaps
+    shutil.rmtree(unfinished, ignore_errors=True)
+    _take(source, trial, unfinished, os.link)
+    unfinished.rename(target)
+
+
+def _take(source: Path, trial: Trial, target: Path, copy: Callable[[str, str], object]) -> None:
+    shutil.copytree(source, target, copy_function=copy)
+    _set_threshold(target / "adapter_config.json", trial)
+
+
 def _set_threshold(path: Path, trial: Trial) -> None:
-    """Let an exported adapter skip what its row skips: training may have seen no threshold."""
+    """Let an adapter skip what its row skips: training may have seen no threshold."""
+    threshold = trial.config["adapter"].get("gate_threshold")
+    if threshold is None or not path.exists():
+        return
     config = json.loads(path.read_text())
-    config["gate_threshold"] = trial.config["adapter"]["gate_threshold"]
-    path.write_text(json.dumps(config, indent=2, sort_keys=True))
+    if config.get("gate_threshold") != threshold:
+        path.unlink()  # where it is a link, the store's own file stays as it is
+        path.write_text(
+            json.dumps({**config, "gate_threshold": threshold}, indent=2, sort_keys=True)
+        )
