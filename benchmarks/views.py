@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 VIEWS = ("optuna.journal", "mlflow.db")
+_TAGS = ("gatera.", "mlflow.note.", "mlflow.source.")
 
 
 def content(store: Path, copy: Path) -> tuple[dict[str, Any], list[Any]]:
@@ -31,10 +32,11 @@ def _runs(store: Path, copy: Path) -> dict[str, Any]:
     client = MlflowClient(tracking_uri=f"sqlite:///{copy}")
     experiments = [each.experiment_id for each in client.search_experiments()]
     runs = client.search_runs(experiments, max_results=5000)
+    models = _models(client, experiments)
     names = {run.info.run_id: run.info.run_name for run in runs}
     found = {}
     for run in runs:
-        tags = {k: v for k, v in run.data.tags.items() if k.startswith("gatera.")}
+        tags = {k: v for k, v in run.data.tags.items() if k.startswith(_TAGS)}
         histories = {
             name: sorted(
                 (point.step, point.value)
@@ -44,10 +46,31 @@ def _runs(store: Path, copy: Path) -> dict[str, Any]:
         }
         artifacts = sorted(item.path for item in client.list_artifacts(run.info.run_id))
         parent = names.get(run.data.tags.get("mlflow.parentRunId", ""))
+        inputs = sorted(
+            (each.dataset.name, each.dataset.digest, [tag.value for tag in each.tags])
+            for each in run.inputs.dataset_inputs
+        )
+        of_run = [models[each.model_id] for each in run.outputs.model_outputs]
         described = (parent, run.info.status, tags, run.data.params, histories, artifacts)
+        described = (*described, inputs, of_run)
         assert run.info.run_name not in found, f"two runs are called {run.info.run_name}"
         found[run.info.run_name] = described
     return found
+
+
+def _models(client: Any, experiments: list[str]) -> dict[str, Any]:
+    """Return MLflow's models by id, without what is theirs alone; each is of one run."""
+    found, token = {}, None
+    while True:
+        page = client.search_logged_models(experiments, page_token=token)
+        for model in page:
+            values = sorted((each.key, each.value, each.dataset_name) for each in model.metrics)
+            told = (model.name, model.status, model.tags, model.params, values)
+            files = sorted(each.path for each in client.list_logged_model_artifacts(model.model_id))
+            found[model.model_id] = (*told, files)
+        token = page.token
+        if not token:
+            return found
 
 
 def _trials(store: Path) -> list[Any]:

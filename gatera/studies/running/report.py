@@ -6,12 +6,16 @@ import itertools
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gatera.studies.planning.plan import Plan
 from gatera.studies.store.index import source_sha256
 from gatera.studies.store.store import Store
 from gatera.studies.views.told import Told, hashes
 from gatera.trial import Json
+
+if TYPE_CHECKING:
+    from gatera.reports.forms.tracked import Tracked
 
 _DRAWN_WITH = ("jinja2", "matplotlib", "numpy", "scipy")
 
@@ -22,6 +26,7 @@ class RunReport:
 
     markdown: str
     files: tuple[Path, ...]
+    tracked: Tracked | None = None  # what a tracker shows of it; None where it was up to date
 
     @property
     def findings(self) -> list[str]:
@@ -89,7 +94,7 @@ def report_of_run(
     answers = read_answers(store, record, data_root)
     written = write_report(record, folder, answers, measured=measured, allow_mixed=allow_mixed)
     told.note({**made_by, "files": hashes(written.files)})
-    return RunReport(written.markdown, written.files)
+    return RunReport(written.markdown, written.files, written.tracked)
 
 
 def _up_to_date(told: Told, made_by: Json) -> RunReport | None:

@@ -104,7 +104,7 @@ def run(
 
             party.follow(plan, look)
             report = _report(party, plan)
-            projector.finish(report.files)
+            projector.finish(report.files, report.tracked)
         warnings += [*_unequal_results(store, plan), *projector.warnings]
         return Outcome(party.look(plan), report, tuple(warnings))
 

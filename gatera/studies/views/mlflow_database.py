@@ -1,4 +1,4 @@
-"""MLflow's database of a store, made and looked at without importing MLflow."""
+"""MLflow's database and files of a store, made and looked at without importing MLflow."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from gatera.cache_folder import cache_folder, locked
 from gatera.studies.store.store import Store
@@ -95,6 +96,50 @@ def keys_in(path: Path, plan_id: str) -> set[str]:
             return {key for (key,) in database.execute(_TRIALS, (plan_id,))}
     except sqlite3.Error:
         return set()
+
+
+def local_folder(location: str) -> Path:
+    """Return the folder that a location of MLflow's on this machine names."""
+    where = urlsplit(location)
+    return Path(unquote(where.path) if where.scheme else location)
+
+
+def can_link(store: Store, location: str) -> bool:
+    """Return whether what lies at a location of MLflow's can be a link to a file of the store."""
+    if urlsplit(location).scheme not in ("", "file"):
+        return False
+    folder = local_folder(location)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder.stat().st_dev == store.folder.stat().st_dev
+    except OSError:
+        return False
+
+
+def ui_addresses(store: Store, port: int) -> dict[str, str]:
+    """Return the address of each study's runs in MLflow's UI, by the study's name.
+
+    It names the part of the UI for model training: MLflow opens the one for generative AI for
+    whoever has not chosen, whatever an experiment's tag says.
+    """
+    path = store.folder / "mlflow.db"
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            found = database.execute(_EXPERIMENTS).fetchall()
+    except sqlite3.Error:
+        return {}
+    page = f"http://127.0.0.1:{port}/#/experiments"
+    return {name: f"{page}/{number}?workflowType=machine_learning" for name, number in found}
+
+
+_EXPERIMENTS = """
+SELECT DISTINCT experiments.name, experiments.experiment_id
+FROM experiments
+JOIN runs ON runs.experiment_id = experiments.experiment_id AND runs.lifecycle_stage = 'active'
+JOIN tags AS plan ON plan.run_uuid = runs.run_uuid AND plan.key = 'gatera.plan'
+WHERE experiments.lifecycle_stage = 'active'
+ORDER BY experiments.name
+"""
 
 
 def ui_command(store: Store, port: int) -> list[str]:

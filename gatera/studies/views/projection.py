@@ -29,6 +29,7 @@ from gatera.studies.views.told import Told, hashes
 from gatera.trial import Json
 
 if TYPE_CHECKING:
+    from gatera.reports.forms.tracked import Tracked
     from gatera.studies.views.mlflow_view import Tracker
     from gatera.studies.views.optuna_view import OptunaView
 
@@ -58,6 +59,7 @@ class Projector(threading.Thread):
         self._told_to_optuna = Told(store, plan, "Optuna")
         self._told_to_mlflow = Told(store, plan, f"MLflow at {_without_user(uri) or 'the store'}")
         self._files: tuple[Path, ...] = ()
+        self._shown: Tracked | None = None  # of the report
 
     def run(self) -> None:
         """Project every few seconds until told to finish, then once more."""
@@ -124,7 +126,8 @@ class Projector(threading.Thread):
             project_tuning_trials(self._store, self._plan, self._uri, self._max_attempts)
         tracker.sync()
         if ends and self._files:
-            tracker.log_report(report_artifacts(self._files))
+            shown = self._shown or _shown(self._store, self._plan, self._max_attempts)
+            tracker.log_report(report_artifacts(self._files), shown)
             told.note(files)
         self._tracker = tracker
 
@@ -135,9 +138,14 @@ class Projector(threading.Thread):
         there = keys_in(self._store.folder / "mlflow.db", self._plan.id)
         return {trial.key for trial in self._plan.trials} <= there
 
-    def finish(self, files: tuple[Path, ...] = ()) -> None:
-        """Project what is left, put `files` on the parent run, and end."""
-        self._files = files
+    def finish(self, files: tuple[Path, ...] = (), shown: Tracked | None = None) -> None:
+        """Project what is left, put a report's files and numbers on the parent run, and end.
+
+        Args:
+            files: Of the report.
+            shown: Its numbers; None where the report was up to date, and nobody computed them.
+        """
+        self._files, self._shown = files, shown
         self._stop_event.set()
         self.join()
 
@@ -212,6 +220,14 @@ def project_tuning_trials(
             tracker.log_report({})
 
 
+def _shown(store: Store, plan: Plan, max_attempts: int | None) -> Tracked:
+    """Return a plan's table as MLflow shows it."""
+    from gatera.reports.forms.tracked import tracked
+    from gatera.reports.tables import build_table
+
+    return tracked(build_table(gather(store, plan, max_attempts=max_attempts)))
+
+
 def report_artifacts(files: tuple[Path, ...]) -> Mapping[str, list[Path]]:
     """Return a report's files by the folder that they have among the artifacts."""
     folders: dict[str, list[Path]] = {}
@@ -257,4 +273,4 @@ def _rebuild_mlflow(store: Store, plan: Plan, uri: str | None, max_attempts: int
         with tempfile.TemporaryDirectory(dir=store.folder, prefix=".report-") as folder:
             answers = read_answers(store, record)
             report = write_report(record, Path(folder), answers, allow_mixed=True)
-            tracker.log_report(report_artifacts(report.files))
+            tracker.log_report(report_artifacts(report.files), report.tracked)

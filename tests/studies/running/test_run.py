@@ -94,26 +94,46 @@ def test_mlflow_and_optuna_hold_every_trial(finished):
     trained = next(r for r in children if r.data.tags["gatera.variant"] == "gatera")
     assert {"train/loss", "train/entropy", "gate/mean"} <= trained.data.metrics.keys()
     artifacts = {item.path for item in client.list_artifacts(trained.info.run_id)}
-    assert artifacts == {"adapter", "predictions.parquet"}
+    assert artifacts == {"predictions.parquet"}
     parent = next(r for r in runs if "gatera.key" not in r.data.tags)
+    assert "gatera/accuracy/world_truth" in parent.data.metrics
+    assert parent.data.params["train.max_steps"] == "2"
     assert client.list_artifacts(parent.info.run_id, "report")
     journal = (store / "optuna.journal").read_text()
     assert all(key in journal for key in results_of(store))
 
 
-def test_an_exported_adapter_loads_in_peft(finished, tmp_path):
+def test_an_exported_adapter_and_the_one_that_mlflow_names_are_one(finished, tmp_path, monkeypatch):
     folder, arguments, _ = finished
     target = tmp_path / "adapter"
     command = [sys.executable, "-m", "gatera.studies", "export", arguments[0], "gatera", "1"]
     command += [*arguments[1:], "--out", str(target)]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'gatera-store' / 'mlflow.db'}")
+    import mlflow
+    import torch
+
     import gatera
     from gatera import backbones
 
     assert gatera.GateraConfig  # touching the name registers the method
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(backbones.load("tiny").model, target)
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(arguments[0])
+    query = "tags.`gatera.variant` = 'gatera' AND tags.`gatera.seed` = '1'"
+    (logged,) = client.search_logged_models([experiment.experiment_id], query)
+    named = mlflow.artifacts.download_artifacts(logged.model_uri)
+    tokens = torch.arange(3, 13)[None]
+    logits = []
+    for adapter in (target, named):
+        model = PeftModel.from_pretrained(backbones.load("tiny").model, adapter)
+        with torch.no_grad():
+            logits.append(model(tokens).logits)
+            with model.disable_adapter():
+                untrained = model(tokens).logits
+    assert torch.equal(*logits)
+    assert not torch.equal(logits[0], untrained)
     assert model.peft_config["default"].gate == "token"
 
 

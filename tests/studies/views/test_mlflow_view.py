@@ -10,6 +10,7 @@ from made_up import commit_result, note_end
 from mlflow.tracking import MlflowClient
 from optuna_journal import optuna_trials
 
+from gatera.reports.forms.tracked_trial import live_points
 from gatera.studies.store.store import Store
 from gatera.studies.views import mlflow_database, mlflow_view
 from gatera.studies.views.optuna_view import OptunaView
@@ -162,7 +163,7 @@ def test_the_report_and_the_predictions_are_artifacts(tracked, plan, tmp_path):
     stored = client.list_artifacts(parents[0].info.run_id, "report")
     assert [item.path for item in stored] == ["report/made_up.tiny.md"]
     names = [item.path for item in client.list_artifacts(children[0].info.run_id)]
-    assert names == ["adapter", "predictions.parquet"]
+    assert names == ["predictions.parquet"]
     artifacts = tracked.folder / "mlartifacts"
     assert list(artifacts.rglob("made_up.tiny.md"))
 
@@ -325,9 +326,9 @@ def test_of_a_long_training_mlflow_has_hundreds_of_points_and_every_validation()
         | ({"val/accuracy": 0.5} if step % 999 == 0 else {})
         for step in range(1, 20_001)
     ]
-    points = [point for line in lines for point in mlflow_view._points(line)]
+    points = [point for line in lines for point in live_points(line)]
     steps = [step for name, _, step in points if name == "train/loss"]
     assert 400 <= len(steps) <= 501
     assert steps[-1] == 20_000
     assert len([name for name, _, _ in points if name == "val/accuracy"]) == 20
-    assert len(list(mlflow_view._points({**lines[6], "max_steps": 80}))) == 2
+    assert len(list(live_points({**lines[6], "max_steps": 80}))) == 2

@@ -96,8 +96,12 @@ def test_both_views_are_rebuilt_equal_from_the_store(run, store, plan, tmp_path)
     assert mlflow["hira/seed0"][1] == "FINISHED"
     assert mlflow["static_gate/seed1"][1] == "FAILED"
     assert mlflow["hira/seed0"][4]["train/loss"] == [(s, 1 / s) for s in (1, 2, 3, 4)]
-    assert mlflow["hira/seed0"][5] == ["adapter", "predictions.parquet"]
+    assert mlflow["hira/seed0"][5] == ["predictions.parquet"]
+    assert [name for name, *_ in mlflow["hira/seed0"][7]] == ["hira-seed0"]
+    assert mlflow["static_gate/seed1"][6] == mlflow["hira/seed0"][6] != []
     assert mlflow["made_up.tiny"][5] == ["report"]
+    assert mlflow["made_up.tiny"][2]["mlflow.note.content"].startswith("## Findings")
+    assert "hira/average" in mlflow["made_up.tiny"][4]
     assert len(optuna) == len(plan.trials)
     (store.folder / "mlflow.db").unlink()
     (store.folder / "optuna.journal").unlink()
