@@ -214,8 +214,10 @@ def export(options: argparse.Namespace) -> int:
 def serve_ui(options: argparse.Namespace) -> int:
     store = _store(options)
     print(f"MLflow's UI: http://127.0.0.1:{options.port} (Ctrl-C ends it)", file=sys.stderr)
-    from gatera.studies.views.mlflow_database import ui_command
+    from gatera.studies.views.mlflow_database import ui_addresses, ui_command
 
+    for study, address in ui_addresses(store, options.port).items():
+        print(f"  {study}: {address}", file=sys.stderr)
     # Job execution starts one process more for each core and is not needed to look at runs.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return subprocess.run(ui_command(store, options.port), env=environment, check=False).returncode
