@@ -120,7 +120,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: findings, table, differences."""
-        from gatera.reports.forms.notebook import html
+        from gatera.reports.pages.notebook import html
 
         return html(self._built)
 

@@ -9,7 +9,7 @@ from gatera.reports.forms.markdown import summary
 from gatera.reports.forms.tracked import tracked as table_of
 from gatera.reports.forms.tracked_trial import data_sets, scored_on, source_of
 from gatera.reports.tables import build_table
-from gatera.studies.views.gather import gather
+from gatera.studies.gathering.gather import gather
 
 
 @pytest.fixture

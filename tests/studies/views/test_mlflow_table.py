@@ -10,9 +10,9 @@ from mlflow.tracking import MlflowClient
 
 from gatera.reports.forms.tracked import tracked as table_of
 from gatera.reports.tables import build_table
+from gatera.studies.gathering.gather import gather
 from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.views import mlflow_database, mlflow_view
-from gatera.studies.views.gather import gather
 from gatera.studies.views.projection import Projector
 
 SCORES = {"frozen": 0.2, "hira": 0.5, "static_gate": 0.625, "gatera": 0.75}

@@ -10,6 +10,7 @@ from gatera.reports.endpoints import ENDPOINTS
 from gatera.reports.forms.cells import Cells, compact_cells, contrast_cells
 from gatera.reports.forms.figures import draw_differences
 from gatera.reports.forms.findings import findings
+from gatera.reports.pages.rendering import with_marks
 from gatera.reports.tables import Table
 
 
@@ -22,18 +23,12 @@ def html(table: Table) -> str:
             f"<h3>{escape(record.study)} at scale {escape(record.scale)}</h3>",
             *([f"<p>{escape(record.title)}</p>"] if record.title else []),
             "<ul>",
-            *(f"<li>{_marked(sentence)}</li>" for sentence in findings(table)),
+            *(f"<li>{with_marks(sentence)}</li>" for sentence in findings(table)),
             "</ul>",
             *(_table(cells) for cells in (*shown, compact_cells(table))),
             *([_differences(table)] if table.tested else []),
         ]
     )
-
-
-def _marked(sentence: str) -> str:
-    """Return a sentence with its names, which stand between backticks, as code."""
-    parts = escape(sentence).split("`")
-    return "".join(f"<code>{part}</code>" if n % 2 else part for n, part in enumerate(parts))
 
 
 def _table(cells: Cells) -> str:
