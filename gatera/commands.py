@@ -201,6 +201,32 @@ def write_report(options: argparse.Namespace) -> int:
     return _say_stale(stale) if stale else 0
 
 
+def show_gates(options: argparse.Namespace) -> int:
+    from gatera.studies.gate_reading import read_gates
+
+    found = read_gates(
+        _asked(options),
+        options.store,
+        variants=options.variant,
+        seed=options.seed,
+        prompts=options.prompt,
+        report_dir=options.report_dir,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    if options.json:
+        answer = {
+            "study": found.plan.study,
+            "scale": found.plan.scale,
+            **found.values,
+            "files": [str(path) for path in found.files],
+        }
+        print(_json(answer))
+    else:
+        print("\n".join(found.findings))
+        print(f"page: {found.files[0]}", file=sys.stderr)
+    return 0
+
+
 def export(options: argparse.Namespace) -> int:
     from gatera.studies.export import export_adapter
 

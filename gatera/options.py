@@ -118,6 +118,15 @@ def add_tracking(parser: Parser) -> None:
 
 def add_reporting(parser: Parser) -> None:
     """What a report says, and where it goes."""
+    add_report_dir(parser)
+    parser.add_argument(
+        "--no-measured", action="store_true", help="leave out what a clock or a host says"
+    )
+    add_allow_mixed(parser)
+
+
+def add_report_dir(parser: Parser) -> None:
+    """Where files for people go."""
     parser.add_argument(
         "--report-dir",
         type=Path,
@@ -125,10 +134,24 @@ def add_reporting(parser: Parser) -> None:
         metavar="DIR",
         help="default: ./%(default)s",
     )
+
+
+def add_gates(parser: Parser) -> None:
+    """Whose gates are read, and on what beside the test items."""
     parser.add_argument(
-        "--no-measured", action="store_true", help="leave out what a clock or a host says"
+        "--variant", type=_names, metavar="V", help="the row, or rows; default: all with a gate"
     )
-    add_allow_mixed(parser)
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="whose models; default: of each row the first done"
+    )
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a question of your own, put into the study's template; may be repeated",
+    )
+    add_report_dir(parser)
 
 
 def add_allow_mixed(parser: Parser) -> None:

@@ -14,9 +14,21 @@ from typing import TYPE_CHECKING, Any
 from gatera.studies.study import Contrast, Study, Tuning, Variant
 
 if TYPE_CHECKING:
-    from gatera.studies.interface import Planned, Report, load, plan, run
+    from gatera.studies.interface import Gates, Planned, Report, gates, load, plan, run
 
-__all__ = ["Contrast", "Planned", "Report", "Study", "Tuning", "Variant", "load", "plan", "run"]
+__all__ = [
+    "Contrast",
+    "Gates",
+    "Planned",
+    "Report",
+    "Study",
+    "Tuning",
+    "Variant",
+    "gates",
+    "load",
+    "plan",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from gatera.studies.planning.enumeration import Request
     from gatera.studies.planning.plan import Plan
 
+STORE = "gatera-store"  # the store's folder, unless another is named
+
 
 @dataclass(frozen=True)
 class Asked:

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gatera.studies.asking import Asked
+from gatera.studies.asking import STORE, Asked
+from gatera.studies.gate_reading import Gates, gates
 from gatera.studies.reported import Report
 from gatera.studies.study import Study
 from gatera.trial import Json
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
     from gatera.studies.running.supervisor import Outcome, RunOptions
     from gatera.studies.store.store import Store
 
-__all__ = ["Planned", "Report", "load", "plan", "run"]
+__all__ = ["Gates", "Planned", "Report", "gates", "load", "plan", "run"]
 
-STORE, REPORTS = "gatera-store", "reports"  # folders, unless others are named
+REPORTS = "reports"  # where reports go, unless another folder is named
 _ANSWER_LINES = 3  # of the findings, at the end of a run
 _INTERRUPTED = "the run was interrupted; everything finished is kept, and the same call goes on"
 
