@@ -157,6 +157,7 @@ def read_gates(
     for number, trial in enumerate(chosen, start=1):
         say(f"reading {trial.variant}, seed {trial.seed} ({number} of {len(chosen)})")
         rows.append(_row(store, plan, trial, prompts, root))
+    rows.sort(key=lambda row: row.tokens.constant)  # what is asked of tokens comes first
     found = Gates(plan, judge(rows))
     if report_dir is None:
         return found

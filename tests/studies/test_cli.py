@@ -44,7 +44,7 @@ def test_help_and_list_load_nothing_heavy(tmp_path):
         "heavy = {'torch', 'transformers', 'pytorch_lightning', 'mlflow', 'optuna', 'peft'}\n"
         "print(status, sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
-    for arguments in (["--help"], ["list"], ["run", "--help"]):
+    for arguments in (["--help"], ["list"], ["run", "--help"], ["gates", "--help"]):
         done = subprocess.run(
             [sys.executable, "-c", program, *arguments],
             cwd=tmp_path,

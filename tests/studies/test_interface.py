@@ -244,3 +244,34 @@ def test_importing_the_studies_is_light():
     assert all(callable(getattr(gs, name)) for name in gs.__all__)
     with pytest.raises(AttributeError, match="no attribute 'rnu'"):
         getattr(gs, "rnu")  # noqa: B009
+
+
+def test_gates_are_read_token_by_token(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(folder)
+    asked = {"seeds": 2, "variants": ["hira", "gatera"], "set": SHORT}
+    found = gs.gates("ablation_table5", seed=1, prompt="is it ?", report_dir=tmp_path, **asked)
+    assert [path.suffix for path in found.files] == [".html", ".md", ".png", ".png"]
+    assert all(path.exists() for path in found.files)
+    tokens = found.tokens
+    assert set(tokens["variant"]) == {"gatera"}
+    assert set(tokens["task"]) == {"", *gs.load("ablation_table5", **asked).record.tasks}
+    modules = list(found.map["name"])
+    assert tokens[modules].stack().between(0, 1).all()
+    of_items = tokens[tokens["task"] != ""]
+    whole = of_items.groupby(["task", "index"])[modules].mean().mean()
+    assert found.map.set_index("name")["mean"].to_dict() == pytest.approx(whole.to_dict(), abs=1e-5)
+    assert found.effects["layer"].isna().sum() == 1
+    assert found.findings[0].startswith("`gatera`: gates are")
+    assert len(found.near_zero) == 1
+
+
+def test_the_gates_command_prints_what_it_found(folder, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(folder)
+    named = ["gates", "ablation_table5", "--seeds", "2", "--variants", "hira,gatera"]
+    named += [part for name, value in SHORT.items() for part in ("--set", f"{name}={value}")]
+    assert cli.main([*named, "--variant", "gatera", "--report-dir", str(tmp_path), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["effects"][0]["variant"] == "gatera"
+    assert len(answer["files"]) == 4
+    assert cli.main([*named, "--variant", "hira", "--report-dir", str(tmp_path)]) == 2
+    assert "hira of ablation_table5.tiny" in capsys.readouterr().err

@@ -73,7 +73,7 @@ def _of_row(judged: Judged, row: GateRow) -> Iterator[str]:
     if (over := judged.over_seeds.get(row.variant)) is not None and over.seeds > 1:
         yield (
             f"{name}: over its {over.seeds} seeds, with the right answers in place of decoded "
-            f"ones, {_change(over)}."
+            f"ones: {_change(over)}, {_sign(over)}."
         )
     if (early := judged.early.get(row.variant)) is not None:
         yield (
@@ -102,6 +102,13 @@ def _few(numbers: Sequence[str]) -> str:
 def _change(d: PairedDifference | MeanInterval) -> str:
     interval = f"[{d.low:+.3f}, {d.high:+.3f}]" if math.isfinite(d.low) else f"[{DASH}]"
     return f"{d.mean:+.3f} {interval}"
+
+
+def _sign(over: MeanInterval) -> str:
+    """Return what an interval over seeds says of the sign."""
+    if over.low > 0 or over.high < 0:
+        return HIGHER if over.mean > 0 else LOWER
+    return OPEN
 
 
 def _p(effect: Effect) -> str:

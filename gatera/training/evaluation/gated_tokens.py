@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-_ATTENTION = re.compile(r"attn|attention|(^|\.)[qkvo]_proj$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -28,11 +25,6 @@ class GatedModule:
         """What it is called in every block: "q_proj"; "block" of a gate that a block shares."""
         last = self.name.rpartition(".")[2]
         return "block" if last.isdigit() else last
-
-    @property
-    def is_attention(self) -> bool:
-        """Whether it is part of self-attention."""
-        return bool(_ATTENTION.search(self.name))
 
 
 @dataclass(frozen=True)
