@@ -73,7 +73,7 @@ def draw_by_layer(judged: Judged) -> Figure | None:
             xs, [each.after for each in layers], "s-", color=_WRITTEN, label="decoded tokens"
         )
         above.set_title(name, fontsize="medium")
-        above.set_ylim(0, 1)
+        above.set_ylim(0, 1.03)
         above.set_ylabel("mean gate")
         _draw_effects(below, layers)
         for axes in (above, below):
@@ -89,7 +89,8 @@ def _panels(
     """Return a figure with two panels, one above the other, for each of `count` rows."""
     from matplotlib.figure import Figure
 
-    across, down = min(count, _ACROSS), math.ceil(count / _ACROSS)
+    down = math.ceil(count / _ACROSS)
+    across = math.ceil(count / down)
     size = (max(5.0, 1.2 + width * across), sum(heights) * down + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(2 * down, across, squeeze=False, height_ratios=[*heights] * down)

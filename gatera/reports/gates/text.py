@@ -67,8 +67,9 @@ def _of_row(judged: Judged, row: GateRow) -> Iterator[str]:
     else:
         yield (
             f"{name}: gates are {_SAID[effect.verdict]}: {_change(effect.difference)} "
-            f"({effect.before:.3f} reading, {effect.after:.3f} writing; {_p(effect)}, seed "
-            f"{row.seed}, {effect.difference.pairs} items). {_layers(judged, row)}"
+            f"({effect.before:.3f} reading, {effect.after:.3f} writing; {_p(effect)} over "
+            f"{effect.difference.pairs} items, in the one model of seed {row.seed}). "
+            f"{_layers(judged, row)}"
         )
     if (over := judged.over_seeds.get(row.variant)) is not None and over.seeds > 1:
         yield (
