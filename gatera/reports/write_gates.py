@@ -36,8 +36,8 @@ def write_gates(judged: Judged, plan_id: str, title: str, folder: Path) -> tuple
             figure.savefig(path, dpi=_DPI, metadata=_METADATA)
             figures.append(path)
     page, text = folder / f"{plan_id}.gates.html", folder / f"{plan_id}.gates.md"
-    words = {"paper": PAPER, "sentences": findings(judged), "counted": COUNTED}
-    page.write_text(gates_page(title, judged.rows, **words), encoding="utf-8")
+    shown = gates_page(title, judged.rows, paper=PAPER, sentences=findings(judged), counted=COUNTED)
+    page.write_text(shown, encoding="utf-8")
     addresses = [f"figures/{path.name}" for path in figures]
     text.write_text(markdown(judged, title, page.name, addresses), encoding="utf-8")
     return (page, text, *figures)
