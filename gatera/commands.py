@@ -224,6 +224,7 @@ def show_gates(options: argparse.Namespace) -> int:
     else:
         print("\n".join(found.findings))
         print(f"page: {found.files[0]}", file=sys.stderr)
+        print("`run`, typed again, puts it into the report and into MLflow.", file=sys.stderr)
     return 0
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gatera.reports.answers import Answers
+from gatera.reports.files import gate_files
 from gatera.reports.forms.figures import write_figures
 from gatera.reports.forms.latex import latex, latex_by_task
 from gatera.reports.forms.markdown import markdown
@@ -67,7 +68,8 @@ def write_report(
     figures = write_figures(table, folder / "figures", measured=measured)
     page = None if answers is None else f"{record.plan_id}.html"
     drawn = [f"figures/{path.name}" for path in figures]
-    text = markdown(table, measured=measured, figures=drawn, page=page)
+    gates = next((path.name for path in gate_files(folder, record.plan_id)), None)
+    text = markdown(table, measured=measured, figures=drawn, page=page, gates=gates)
     files = {
         "md": text,
         "csv": csv_text(table),

@@ -18,7 +18,12 @@ from gatera.reports.tables import Table
 
 
 def markdown(
-    table: Table, *, measured: bool = True, figures: Sequence[str] = (), page: str | None = None
+    table: Table,
+    *,
+    measured: bool = True,
+    figures: Sequence[str] = (),
+    page: str | None = None,
+    gates: str | None = None,
 ) -> str:
     """Return the whole report as GitHub markdown.
 
@@ -27,6 +32,7 @@ def markdown(
         measured: Whether to print what a clock or a host says.
         figures: Paths of the figures, as seen from the report.
         page: Path of the page for a browser, likewise.
+        gates: Path of what gates do token by token, likewise.
     """
     record = table.record
     images = {path.split(".")[-2]: _image(path, record.study) for path in figures}
@@ -38,6 +44,7 @@ def markdown(
         f"# {record.study} at scale {record.scale}",
         *introduction(record),
         *([_PAGE.format(page=page)] if page is not None else []),
+        *([_GATES.format(gates=gates)] if gates is not None else []),
         *(block for section in sections for block in _blocks(section, images)),
     ]
     return "\n\n".join(blocks) + "\n"
@@ -52,6 +59,7 @@ _PAGE = (
     "To explore in a browser, with every answer that rows differ in: [{page}]({page}) (download "
     "it and open it)."
 )
+_GATES = "What the gates do, token by token: [{gates}]({gates})."
 _AT_THE_FOOT = ("Notes", "Settings", "Provenance")
 
 

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gatera.reports.files import gate_files
 from gatera.studies.planning.plan import Plan
 from gatera.studies.store.index import source_sha256
 from gatera.studies.store.store import Store
@@ -73,10 +74,12 @@ def report_of_run(
         InputError: the results were not made alike, and `allow_mixed` is false.
     """
     told = Told(store, plan, f"report in {folder.absolute()}")
+    gates = gate_files(folder, plan.id)
     made_by: Json = {
         "source": source_sha256(),
         "versions": {name: metadata.version(name) for name in _DRAWN_WITH},
         "options": [measured, allow_mixed],
+        "gates": hashes(gates),  # which the report links
     }
     if store.index.is_there and (there := _up_to_date(told, made_by)) is not None:
         return there
@@ -93,8 +96,9 @@ def report_of_run(
     store.index.save()
     answers = read_answers(store, record, data_root)
     written = write_report(record, folder, answers, measured=measured, allow_mixed=allow_mixed)
-    told.note({**made_by, "files": hashes(written.files)})
-    return RunReport(written.markdown, written.files, written.tracked)
+    files = (*written.files, *gates)
+    told.note({**made_by, "files": hashes(files)})
+    return RunReport(written.markdown, files, written.tracked)
 
 
 def _up_to_date(told: Told, made_by: Json) -> RunReport | None:

@@ -188,3 +188,12 @@ def test_a_browser_shows_the_page_without_an_error(filled, record, tmp_path, hos
     said = f"{items} items differ in {lost + won} answers, {lost} right → wrong and {won} wrong"
     assert said in done.stdout.replace("&nbsp;", " ")
     assert done.stdout.count('class="item"') == (3 if hostile else 40)
+
+
+def test_a_report_links_what_its_gates_do_where_that_lies_beside_it(filled, record, tmp_path):
+    assert "token by token" not in write_report(record, tmp_path).markdown
+    (tmp_path / "made_up.tiny.gates.md").write_text("# Gates")
+    (tmp_path / "another.tiny.gates.md").write_text("# Gates")
+    text = write_report(record, tmp_path).markdown
+    assert text.count("token by token: [made_up.tiny.gates.md](made_up.tiny.gates.md)") == 1
+    assert "another" not in text
