@@ -132,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument("store", type=Path, metavar="STORE")
     shared.add_max_attempts(sync)
     shared.add_tracking(sync)
+    merge = add("merge", do.merge, "Bring stores together: copy what others finished into one.")
+    merge.add_argument("into", type=Path, metavar="INTO", help="made where it does not exist")
+    merge.add_argument("sources", type=Path, nargs="+", metavar="FROM")
     clean = add(
         "clean", do.clean, "Remove what is no longer needed, never a result; show it first."
     )

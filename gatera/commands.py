@@ -278,6 +278,27 @@ def sync(options: argparse.Namespace) -> int:
     return 0
 
 
+def merge(options: argparse.Namespace) -> int:
+    from gatera.studies.running import merging
+    from gatera.studies.store.store import Store
+
+    for source in options.sources:
+        Store(source)  # one that is none is refused before anything is made
+    unequal = 0
+    for told in merging.merge(Store(options.into, create=True), options.sources):
+        print(
+            f"{told.source}: {told.brought} trials brought, {told.known} there already, "
+            f"{told.unfinished} unfinished and left, {len(told.unequal)} with another result"
+        )
+        for line in told.unequal:
+            print(f"  unequal, the result in {options.into} stays: {line}")
+        for plan_id in told.other_plans:
+            print(f"  plan {plan_id} differs, the one in {options.into} stays; `run` brings it up")
+        unequal += len(told.unequal)
+    print("`run` shows the whole, `sync` brings Optuna and MLflow up to it", file=sys.stderr)
+    return SOME_FAILED if unequal else 0
+
+
 def clean(options: argparse.Namespace) -> int:
     from gatera.studies.store.cleaning import removable, removal_lines, remove
     from gatera.studies.store.store import Store

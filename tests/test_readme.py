@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -71,6 +72,8 @@ def test_a_command_of_the_readme_runs(command, folder, tmp_path):
             arguments += CUT
         if verb == "export":
             arguments += ["--out", str(tmp_path / "adapter")]
+    if verb == "merge":
+        shutil.copytree(folder / "gatera-store", folder / arguments[1])
     # Without the paper's data a plan says what can be known, and that something is missing.
     said = call([verb, *arguments], folder, status=2 if "paper" in arguments else 0)
     assert said or verb == "sync"

@@ -22,7 +22,7 @@ from gatera.studies.store.whole_files import (
     set_aside,
     signature,
 )
-from gatera.training.attempt_files import ADAPTER_FOLDER, sync_to_disk
+from gatera.training.attempt_files import ADAPTER_FOLDER, sha256_or_none, sync_to_disk
 from gatera.training.provenance.code import training_code
 from gatera.trial import Trained, Trial
 
@@ -96,14 +96,27 @@ class Weights:
         for path in (*sorted(folder.glob("*")), folder, folder.parent):
             sync_to_disk(path)
         path = self._path(trained.training_key)
-        text = json.dumps(trained.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
-        while not link_whole(path, text):
+        while not link_whole(path, _text(trained)):
             found = self.of(trial)
             if found is not None:
                 return found
             if path.exists():  # damaged, or made by other code
                 set_aside(path)
         return trained
+
+    def adopt(self, trained: Trained) -> Trained | None:
+        """Record weights that another store made and whose files are here; None where they are not.
+
+        Those that were recorded before count on.
+        """
+        folder = self.adapter_folder(trained)
+        files = {name: folder / name for name in trained.adapter_sha256}
+        if not all(sha256_or_none(files[n]) == sha for n, sha in trained.adapter_sha256.items()):
+            return None
+        path = self._path(trained.training_key)
+        while not link_whole(path, _text(trained)) and self.recorded(trained.training_key) is None:
+            set_aside(path)  # damaged
+        return self.recorded(trained.training_key)
 
     # Who trains
 
@@ -150,6 +163,10 @@ class Weights:
 
     def _path(self, training_key: str) -> Path:
         return self._trained / f"{training_key}.json"
+
+
+def _text(trained: Trained) -> str:
+    return json.dumps(trained.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def is_current(trained: Trained, trial: Trial) -> bool:
