@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from gatera.reports.endpoints import ENDPOINTS
-from gatera.reports.forms.words import DASH
+from gatera.reports.forms.words import DASH, setting_cell
 from gatera.reports.judging.bootstrap import MIN_SEEDS
 from gatera.reports.judging.comparison import Comparison
 from gatera.reports.judging.paired import RankAgreement
@@ -82,7 +82,22 @@ def _reaches_too_far(comparison: Comparison) -> bool:
     return any(math.isfinite(end) and abs(end) > 1 for end in ends)
 
 
-MATCHED = (
+def of_matched(table: Table) -> Iterator[str]:
+    """Say how knowledge is compared at equal accuracy, and what differs between rows beside it."""
+    yield _MATCHED
+    chosen = {row.variant: row.tuning.chosen for row in table.rows if row.tuning is not None}
+    if len({str(settings) for settings in chosen.values()}) > 1:
+        said = "; ".join(
+            f"`{variant}` " + ", ".join(f"{n} {setting_cell(v)}" for n, v in settings.items())
+            for variant, settings in chosen.items()
+        )
+        yield (
+            f"Rows were tuned for accuracy, each by itself: {said}. So these differ beside the "
+            "method, and a larger learning rate may cost knowledge whatever the method is."
+        )
+
+
+_MATCHED = (
     "The loss on held-out text, in nats a token, minus the reference's, each read where its run "
     "first reaches the highest validation accuracy that both runs of a pair reach; between two "
     "validations both are taken to change linearly. Below 0: less knowledge was lost than by the "

@@ -116,7 +116,8 @@ def _scores_and_verdicts(table: Table) -> Iterator[Section]:
 def _knowledge_and_gates(table: Table) -> Iterator[Section]:
     if cells := matched_cells(table):
         yield Section(
-            "Knowledge kept at equal accuracy", [cells, reading.MATCHED, Drawn("knowledge")]
+            "Knowledge kept at equal accuracy",
+            [cells, *reading.of_matched(table), Drawn("knowledge")],
         )
     if any(row.gates for row in table.rows):
         yield Section("Gates", [gate_cells(table), reading.of_gates(table.record), Drawn("gates")])

@@ -1,5 +1,6 @@
 """Knowledge kept, read where two runs are equally accurate."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from gatera.reports.forms.markdown import markdown
 from gatera.reports.forms.values import matched_values
 from gatera.reports.judging.matched import loss_at
 from gatera.reports.judging.paired import paired_difference
+from gatera.reports.records import TuningRecord
 from gatera.reports.tables import build_table
 from gatera.studies.gathering.gather import gather
 from gatera.studies.planning.enumeration import Request, make_plan
@@ -81,6 +83,31 @@ def test_rows_are_compared_at_the_accuracy_that_both_runs_of_a_pair_reach(store,
     assert "| hira | 4 | 48.00 | +" in text
     assert matched_values(table)["hira"]["mean"] == pytest.approx(expected.mean)
     json.dumps(matched_values(table), allow_nan=False)
+    assert "tuned for accuracy" not in text
+
+
+def test_what_rows_were_tuned_to_beside_their_method_is_said(store, study):
+    plan = make_plan(study, Request(seeds=2))
+    store.write_plan(plan)
+    for trial in plan.trials:
+        result = commit_result(store, trial, 0.5)
+        if not trial.is_frozen:
+            write_course(store, trial, result.attempt)
+    record = gather(store, plan)
+
+    def tuned(**rates):
+        rows = [
+            dataclasses.replace(row, tuning=TuningRecord(6, {"train.learning_rate": rate}))
+            if (rate := rates.get(row.variant))
+            else row
+            for row in record.rows
+        ]
+        return markdown(build_table(dataclasses.replace(record, rows=tuple(rows))))
+
+    text = tuned(hira=0.0109, gatera=0.032)
+    assert "`hira` train.learning_rate 0.0109; `gatera` train.learning_rate 0.032" in text
+    assert "a larger learning rate may cost knowledge" in text
+    assert "tuned for accuracy" not in tuned(hira=0.032, gatera=0.032)
 
 
 def test_nothing_is_said_where_the_loss_was_not_followed(store, study):
