@@ -167,10 +167,12 @@ def test_a_notebook_shows_findings_table_and_differences(report):
 
 
 def test_a_report_is_written_where_one_asks(report, tmp_path):
-    files = report.write(tmp_path, measured=False).files
-    assert (
-        files[0].read_text() == write_report(report.record, tmp_path / "b", measured=False).markdown
-    )
+    written = report.write(tmp_path, measured=False)
+    assert written.files[0].read_text() == written.markdown
+    assert tmp_path / f"{report.record.plan_id}.html" in written.files
+    alone = write_report(report.record, tmp_path / "alone", measured=False)  # without a page
+    said, said_alone = (each.markdown.partition("## Findings") for each in (written, alone))
+    assert said[2] == said_alone[2]
     assert report.markdown.startswith("# ablation_table5 at scale tiny")
 
 

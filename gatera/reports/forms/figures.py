@@ -158,8 +158,7 @@ def draw_cost(
                 place, 100 * (row.average or 0.0), yerr=error, label=row.variant, **drawn
             )
     sizes = [float(row.trainable or 0) for row in rows]
-    if max(sizes) / min(sizes) > _WIDE:
-        _count_by_factors(panels[0])
+    _count(panels[0], by_factors=max(sizes) / min(sizes) > _WIDE)
     panels[0].set_xlabel("trainable parameters")
     panels[0].set_ylabel(axis)
     if timed:
@@ -168,13 +167,15 @@ def draw_cost(
     return figure
 
 
-def _count_by_factors(axes: Axes) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+def _count(axes: Axes, *, by_factors: bool) -> None:
+    """Let an axis of large whole numbers be read."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    if by_factors:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if by_factors else MaxNLocator(4))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 _WIDE = 4  # how many times smaller the smallest may be before an axis goes by factors
