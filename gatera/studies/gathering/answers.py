@@ -30,9 +30,9 @@ def read_answers(store: Store, record: StudyRecord, data_root: Path | None = Non
     for row in record.rows:
         for seed, result in row.results.items():
             lines = _lines(store, result)
-            right |= {place: line["answer"] for place, line in lines.items()}
+            right |= {place: line.get("answer") or "" for place, line in lines.items()}
             given.setdefault(row.variant, {})[seed] = {
-                place: Given(line["output"], line["extracted"], _score(line))
+                place: Given(line.get("output") or "", line.get("extracted"), _score(line))
                 for place, line in lines.items()
             }
     order = {task: number for number, task in enumerate(record.tasks)}
