@@ -21,7 +21,7 @@ class AskedItem:
 
 
 @dataclass(frozen=True)
-class Given:
+class Answer:
     """What one trained model made of an item."""
 
     output: str
@@ -35,7 +35,7 @@ class Answers:
 
     items: tuple[AskedItem, ...]
     # variant -> seed -> in the order of `items`; None where an item was not asked
-    given: Mapping[str, Mapping[int, Sequence[Given | None]]]
+    by_variant: Mapping[str, Mapping[int, Sequence[Answer | None]]]
     without_prompts: str = ""  # why there are none
 
 
@@ -59,10 +59,10 @@ def scores_by_seed(answers: Answers, record: StudyRecord) -> dict[str, dict[int,
     """
     found = {
         variant: {
-            seed: np.array([np.nan if each is None else each.score for each in given])
-            for seed, given in by_seed.items()
+            seed: np.array([np.nan if each is None else each.score for each in run])
+            for seed, run in by_seed.items()
         }
-        for variant, by_seed in answers.given.items()
+        for variant, by_seed in answers.by_variant.items()
     }
     seeds = sorted({seed for row in record.rows for seed in row.results})
     for row in record.rows:

@@ -76,7 +76,11 @@ def write_report(
         "trials.csv": trials_csv_text(table, measured=measured),
         "tex": latex(table),
         "tasks.tex": latex_by_task(table),
-        **({} if answers is None else {"html": report_page(table, answers, measured=measured)}),
+        **(
+            {}
+            if answers is None
+            else {"html": report_page(table, answers, figures, measured=measured)}
+        ),
     }
     written = []
     for suffix, content in files.items():

@@ -27,7 +27,7 @@ _Points = Sequence[tuple[int, float]]
 def write_figures(table: Table, folder: Path, *, measured: bool = True) -> list[Path]:
     """Draw what the table allows into `folder`; return the files, which may be none."""
     written = []
-    for name, figure in drawn_figures(table, measured=measured):
+    for name, figure in _figures(table, measured=measured):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{table.record.plan_id}.{name}.png"
         figure.savefig(path, dpi=_DPI, metadata=_METADATA)
@@ -35,7 +35,12 @@ def write_figures(table: Table, folder: Path, *, measured: bool = True) -> list[
     return written
 
 
-def drawn_figures(table: Table, *, measured: bool = True) -> Iterator[tuple[str, Figure]]:
+def figure_name(path: Path | str) -> str:
+    """Return what a figure shows: the last part of `<plan id>.<what>.png`."""
+    return str(path).split(".")[-2]
+
+
+def _figures(table: Table, *, measured: bool = True) -> Iterator[tuple[str, Figure]]:
     """Yield the figures that the table allows, each with its name.
 
     Args:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gatera.reports.forms.cells import Cells
+from gatera.reports.forms.figures import figure_name
 from gatera.reports.forms.sections import (
     Drawn,
     Listing,
     Part,
     Section,
     answer,
-    details,
     introduction,
+    whole,
 )
 from gatera.reports.tables import Table
 
@@ -35,17 +36,17 @@ def markdown(
         gates: Path of what gates do token by token, likewise.
     """
     record = table.record
-    images = {path.split(".")[-2]: _image(path, record.study) for path in figures}
-    sections = [answer(table), *details(table, measured=measured)]
-    used = {part.name for each in sections for part in each.parts if isinstance(part, Drawn)}
-    if left := [Drawn(name) for name in images if name not in used]:
-        sections.insert(_place_of_figures(sections), Section("Further figures", left))
+    images = {figure_name(path): _image(path, record.study) for path in figures}
     blocks = [
         f"# {record.study} at scale {record.scale}",
         *introduction(record),
         *([_PAGE.format(page=page)] if page is not None else []),
         *([_GATES.format(gates=gates)] if gates is not None else []),
-        *(block for section in sections for block in _blocks(section, images)),
+        *(
+            block
+            for section in whole(table, measured=measured, figures=images)
+            for block in _blocks(section, images)
+        ),
     ]
     return "\n\n".join(blocks) + "\n"
 
@@ -60,19 +61,11 @@ _PAGE = (
     "it and open it)."
 )
 _GATES = "What the gates do, token by token: [{gates}]({gates})."
-_AT_THE_FOOT = ("Notes", "Settings", "Provenance")
-
-
-def _place_of_figures(sections: Sequence[Section]) -> int:
-    """Return where the figures that belong to no section stand: before what is at the foot."""
-    return next(n for n, section in enumerate(sections) if section.title in _AT_THE_FOOT)
 
 
 def _blocks(section: Section, images: dict[str, str]) -> Iterator[str]:
     yield f"## {section.title}"
-    for part in section.parts:
-        if block := _block(part, images):
-            yield block
+    yield from (block for part in section.parts if (block := _block(part, images)))
 
 
 def _block(part: Part, images: dict[str, str]) -> str:
@@ -86,8 +79,7 @@ def _block(part: Part, images: dict[str, str]) -> str:
 
 
 def _image(path: str, study: str) -> str:
-    """Return a figure; its name `<plan id>.<what>.png` says what it shows."""
-    title = path.split(".")[-2].replace("_", " ").capitalize()
+    title = figure_name(path).replace("_", " ").capitalize()
     return f"![{title} of {study}]({path})"
 
 

@@ -6,7 +6,7 @@ these sections; neither says anything of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gatera.reports.endpoints import ENDPOINTS
@@ -56,6 +56,32 @@ class Section:
 
     title: str
     parts: Sequence[Part]
+
+
+def whole(table: Table, *, measured: bool, figures: Collection[str]) -> list[Section]:
+    """Return a report's sections: the answer, what stands behind it, and figures that are left.
+
+    Args:
+        table: What is reported.
+        measured: Whether to say what a clock or a host says.
+        figures: The names of those that were drawn; a section has those of its own alone.
+    """
+    sections = [answer(table), *details(table, measured=measured)]
+    placed = {part.name for each in sections for part in each.parts if isinstance(part, Drawn)}
+    if left := [Drawn(name) for name in figures if name not in placed]:
+        at_the_foot = (n for n, each in enumerate(sections) if each.title in _AT_THE_FOOT)
+        sections.insert(next(at_the_foot), Section("Further figures", left))
+    return [
+        Section(each.title, [part for part in each.parts if _is_there(part, figures)])
+        for each in sections
+    ]
+
+
+_AT_THE_FOOT = ("Notes", "Settings", "Provenance")
+
+
+def _is_there(part: Part, figures: Collection[str]) -> bool:
+    return not isinstance(part, Drawn) or part.name in figures
 
 
 def introduction(record: StudyRecord) -> list[str]:

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import base64
-import io
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gatera.reports.answers import Answers, AskedItem, Flips, Given, flips, scores_by_seed
+from gatera.reports.answers import Answer, Answers, AskedItem, Flips, flips, scores_by_seed
 from gatera.reports.endpoints import ENDPOINTS
 from gatera.reports.forms.cells import Cells
-from gatera.reports.forms.figures import drawn_figures
-from gatera.reports.forms.sections import (
-    Drawn,
-    Listing,
-    Part,
-    Section,
-    answer,
-    details,
-    introduction,
-)
+from gatera.reports.forms.figures import figure_name
+from gatera.reports.forms.sections import Drawn, Listing, Part, introduction, whole
 from gatera.reports.pages.rendering import as_data, render
 from gatera.reports.records import TrialRecord
 from gatera.reports.tables import FROZEN, Table
@@ -32,31 +24,37 @@ from gatera.trial import Json
 MOST_BYTES = 5_000_000  # of a page
 _LEAVES_ROOM = 100_000  # bytes, for what was estimated and not counted
 _MOST_POINTS = 200  # of a curve
-# What the page draws itself.
-_IN_PAGE = {"differences", "learning_curves"}
+_IN_PAGE = ("differences", "learning_curves")  # figures that the page draws itself
 
 
 def report_page(
-    table: Table, answers: Answers, *, measured: bool = True, most_bytes: int = MOST_BYTES
+    table: Table,
+    answers: Answers,
+    figures: Sequence[Path] = (),
+    *,
+    measured: bool = True,
+    most_bytes: int = MOST_BYTES,
 ) -> str:
     """Return the page, which needs nothing beside itself.
 
     Args:
         table: What is reported.
         answers: Of all its rows.
+        figures: Those that were drawn of it, of which the page draws some itself.
         measured: Whether to show what a clock or a host says.
         most_bytes: Size of the page; items that rows agree on most are left out for it.
     """
     record = table.record
-    pictures = dict(_pictures(table, measured=measured))
+    pictures = {name: path for path in figures if (name := figure_name(path)) not in _IN_PAGE}
+    drawn = [*pictures, *(["differences"] if table.tested else [])]
+    first, *others = whole(table, measured=measured, figures=drawn)
     values: dict[str, Any] = {
         "title": f"{record.study} at scale {record.scale}",
         "introduction": introduction(record),
-        "answer": _parts(answer(table), pictures),
+        "answer": [_shown(part, pictures) for part in first.parts],
         "sections": [
-            (each.title, _parts(each, pictures)) for each in details(table, measured=measured)
+            (each.title, [_shown(part, pictures) for part in each.parts]) for each in others
         ],
-        "further": [image for name, image in pictures.items() if not _belongs(table, name)],
         "without_prompts": answers.without_prompts,
         "tasks": record.tasks,
         "words": _words(answers),
@@ -70,50 +68,34 @@ def report_page(
     return render("report.html", **values, data=data, kept=len(kept), left_out=left_out)
 
 
-def _parts(section: Section, pictures: Mapping[str, str]) -> list[tuple[str, Any]]:
-    """Return a section's parts, each with what a template shows it as."""
-    return [shown for part in section.parts if (shown := _shown(part, pictures)) is not None]
-
-
-def _shown(part: Part, pictures: Mapping[str, str]) -> tuple[str, Any] | None:
+def _shown(part: Part, pictures: Mapping[str, Path]) -> tuple[str, Any]:
+    """Return what the template shows a part as, and what it shows."""
     if isinstance(part, Cells):
         return "table", part
     if isinstance(part, Listing):
         return "list", [(each, ()) if isinstance(each, str) else each for each in part.lines]
     if isinstance(part, Drawn):
-        if part.name in _IN_PAGE:
-            return part.name, None
-        return ("picture", pictures[part.name]) if part.name in pictures else None
+        if part.name in pictures:
+            return "picture", _as_address(pictures[part.name])
+        return part.name, None
     return "text", part
 
 
-def _belongs(table: Table, name: str) -> bool:
-    """Return whether a section shows this figure."""
-    sections = [answer(table), *details(table, measured=False)]
-    return any(Drawn(name) in section.parts for section in sections)
-
-
-def _pictures(table: Table, *, measured: bool) -> Iterator[tuple[str, str]]:
-    """Yield the figures that the page does not draw itself, by name, as addresses of data."""
-    for name, figure in drawn_figures(table, measured=measured):
-        if name not in _IN_PAGE:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-            image = base64.b64encode(buffer.getvalue()).decode()
-            yield name, f"data:image/png;base64,{image}"
+def _as_address(picture: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
 def _data(table: Table, answers: Answers) -> dict[str, Json]:
     """Return what the page's script draws and lists."""
     record = table.record
-    names = [row.variant for row in record.rows if row.variant in answers.given]
+    names = [row.variant for row in record.rows if row.variant in answers.by_variant]
     before, after = _around(answers.items)
     return {
         "reference": record.reference,
         "unit": ENDPOINTS[record.endpoint].unit,
         "tasks": list(record.tasks),
         "words": _words(answers),
-        "rows": [{"name": name, "seeds": list(answers.given[name])} for name in names],
+        "rows": [{"name": name, "seeds": list(answers.by_variant[name])} for name in names],
         "differences": list(_differences(table)),
         "averages": {row.variant: _by_seed(row.average_by_seed) for row in table.rows},
         "averages_unit": ENDPOINTS[record.endpoint].axis,
@@ -130,7 +112,7 @@ def _data(table: Table, answers: Answers) -> dict[str, Json]:
 
 def _words(answers: Answers) -> list[str]:
     """Return what a change for the worse and one for the better are called."""
-    runs = (run for by_seed in answers.given.values() for run in by_seed.values())
+    runs = (run for by_seed in answers.by_variant.values() for run in by_seed.values())
     scores = {each.score for run in runs for each in run if each is not None}
     graded = not scores <= {0.0, 1.0}
     return (
@@ -214,9 +196,9 @@ def _items(
 ) -> Iterator[dict[str, Json]]:
     """Yield each item with the different answers to it, and who gave which."""
     for place, item in enumerate(answers.items):
-        distinct: dict[Given, int] = {}
+        distinct: dict[Answer, int] = {}
         gave = [
-            [_number(distinct, given[place]) for given in answers.given[name].values()]
+            [_number(distinct, given[place]) for given in answers.by_variant[name].values()]
             for name in names
         ]
         prompt = item.prompt
@@ -230,7 +212,7 @@ def _items(
         }
 
 
-def _number(distinct: dict[Given, int], given: Given | None) -> int:
+def _number(distinct: dict[Answer, int], given: Answer | None) -> int:
     """Return the number of an answer among the different ones; -1 for none."""
     return -1 if given is None else distinct.setdefault(given, len(distinct))
 
@@ -249,11 +231,11 @@ def _kept(items: Sequence[Json], answers: Answers, most_bytes: int) -> list[int]
 
 def _disagreement(answers: Answers) -> np.ndarray:
     """Return how far the rows' mean scores of each item scatter, (items,)."""
-    if not answers.given:
+    if not answers.by_variant:
         return np.zeros(len(answers.items))
     means = [
         np.mean([[0.0 if each is None else each.score for each in run] for run in runs], axis=0)
-        for by_seed in answers.given.values()
+        for by_seed in answers.by_variant.values()
         if (runs := list(by_seed.values()))
     ]
     return np.asarray(np.std(np.array(means), axis=0))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gatera import tasks
 from gatera.errors import InputError
-from gatera.reports.answers import Answers, AskedItem, Given
+from gatera.reports.answers import Answer, Answers, AskedItem
 from gatera.reports.records import StudyRecord
+from gatera.studies.gathering.finished import SCORES, read_columns, scores_in
 from gatera.studies.gathering.gather import without_folders
 from gatera.studies.store.store import Store
 from gatera.tasks.prompts import render_prompt
@@ -26,14 +27,19 @@ def read_answers(store: Store, record: StudyRecord, data_root: Path | None = Non
         data_root: Where the real data sets lie, for the prompts; None: GATERA_DATA_ROOT.
     """
     right: dict[_Place, str] = {}
-    given: dict[str, dict[int, dict[_Place, Given]]] = {}
+    found: dict[str, dict[int, dict[_Place, Answer]]] = {}
     for row in record.rows:
         for seed, result in row.results.items():
-            lines = _lines(store, result)
-            right |= {place: line.get("answer") or "" for place, line in lines.items()}
-            given.setdefault(row.variant, {})[seed] = {
-                place: Given(line.get("output") or "", line.get("extracted"), _score(line))
-                for place, line in lines.items()
+            columns = read_columns(store, result, *SCORES, *_TEXTS)
+            places = list(zip(columns["task"], columns["index"], strict=True))
+            outputs, extracted, gold = (_texts(columns, name) for name in _TEXTS)
+            scores = scores_in(columns)
+            right |= {place: text or "" for place, text in zip(places, gold, strict=True)}
+            found.setdefault(row.variant, {})[seed] = {
+                place: Answer(output or "", read, score)
+                for place, output, read, score in zip(
+                    places, outputs, extracted, scores, strict=True
+                )
             }
     order = {task: number for number, task in enumerate(record.tasks)}
     places = sorted(right, key=lambda place: (order[place[0]], place[1]))
@@ -41,26 +47,19 @@ def read_answers(store: Store, record: StudyRecord, data_root: Path | None = Non
     return Answers(
         tuple(AskedItem(*place, right[place], prompts.get(place)) for place in places),
         {
-            variant: {seed: [found.get(p) for p in places] for seed, found in by_seed.items()}
-            for variant, by_seed in given.items()
+            variant: {seed: [run.get(place) for place in places] for seed, run in by_seed.items()}
+            for variant, by_seed in found.items()
         },
         missing,
     )
 
 
-def _lines(store: Store, result: TrialResult) -> dict[_Place, Mapping[str, Json]]:
-    import pyarrow.parquet
-
-    path = store.predictions_path(result.key, result.attempt)
-    there = pyarrow.parquet.read_schema(path).names
-    # Predictions of before there were metrics have no score.
-    wanted = ("task", "index", "output", "extracted", "answer", "score", "correct")
-    table = pyarrow.parquet.read_table(path, columns=[name for name in wanted if name in there])
-    return {(line["task"], line["index"]): line for line in table.to_pylist()}
+_TEXTS = ("output", "extracted", "answer")
 
 
-def _score(line: Mapping[str, Json]) -> float:
-    return float(line["score"] if "score" in line else line["correct"])
+def _texts(columns: Mapping[str, Sequence[Json]], name: str) -> Sequence[str | None]:
+    """Return a column of texts; nothing where there is none."""
+    return columns.get(name, [None] * len(columns["task"]))
 
 
 def _prompts(record: StudyRecord, root: Path | None) -> tuple[dict[_Place, str], str]:

@@ -101,24 +101,30 @@ def read_predictions(store: Store, result: TrialResult) -> StoredPredictions:
 
     The store gives a result only where its predictions are those that it was computed from.
     """
-    columns = _columns(store, result, "correct", "score", "log_probability")
-    # Predictions of before there were metrics have right and wrong answers alone.
-    scores = columns.get("score", columns["correct"])
+    columns = read_columns(store, result, *SCORES, "log_probability")
+    scores = scores_in(columns)
     log_probabilities = columns.get("log_probability", [None] * len(scores))
-    return StoredPredictions(
-        _by_task(columns, [float(score) for score in scores]), _by_task(columns, log_probabilities)
-    )
+    return StoredPredictions(_by_task(columns, scores), _by_task(columns, log_probabilities))
+
+
+SCORES = ("correct", "score")  # columns that say what answers are worth
+
+
+def scores_in(columns: Mapping[str, Sequence[Json]]) -> list[float]:
+    """Return what each answer is worth, from 0 to 1."""
+    # Predictions of before there were metrics have right and wrong answers alone.
+    return [float(score) for score in columns.get("score", columns["correct"])]
 
 
 def read_clusters(store: Store, result: TrialResult) -> Mapping[str, Mapping[int, str]]:
     """Return task -> item -> what it asks about, "" where it stands alone, from the predictions."""
-    columns = _columns(store, result, "cluster")
+    columns = read_columns(store, result, "cluster")
     # Predictions of before there were clusters have none.
     return _by_task(columns, columns.get("cluster", [None] * len(columns["task"])))
 
 
-def _columns(store: Store, result: TrialResult, *wanted: str) -> dict[str, list[Json]]:
-    """Return columns of the predictions by name, of those wanted that there are; no texts."""
+def read_columns(store: Store, result: TrialResult, *wanted: str) -> dict[str, list[Json]]:
+    """Return columns of the predictions by name: task, index, and those wanted that there are."""
     import pyarrow.parquet
 
     path = store.predictions_path(result.key, result.attempt)

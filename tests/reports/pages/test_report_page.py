@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 from made_up import commit_result
 
-from gatera.reports.answers import Answers, AskedItem, Given, flips
+from gatera.reports.answers import Answer, Answers, AskedItem, flips
 from gatera.reports.pages.report import report_page
 from gatera.reports.tables import build_table
 from gatera.reports.write import write_report
@@ -107,7 +108,7 @@ def test_flips_by_hand():
 
 
 def hostile_answers(record, prompt=HOSTILE, items=3):
-    given = [Given(HOSTILE, None, float(n == 1)) for n in range(items)]
+    given = [Answer(HOSTILE, None, float(n == 1)) for n in range(items)]
     return Answers(
         tuple(AskedItem(record.tasks[0], n, HOSTILE, f"{prompt} {n}") for n in range(items)),
         {row.variant: dict.fromkeys(row.results, given) for row in record.rows},
@@ -123,8 +124,8 @@ def test_texts_of_models_and_data_stay_texts(record):
 
 def test_a_page_that_would_be_too_large_leaves_out_what_rows_agree_on(record):
     answers = hostile_answers(record, prompt="x" * 20_000, items=40)
-    changed = [Given("other", "other", 1.0), *answers.given["hira"][0][1:]]
-    given = {**answers.given, "hira": {0: changed, 1: changed}}
+    changed = [Answer("other", "other", 1.0), *answers.by_variant["hira"][0][1:]]
+    given = {**answers.by_variant, "hira": {0: changed, 1: changed}}
     answers = Answers(answers.items, given)
 
     page = report_page(build_table(record), answers, most_bytes=600_000)
@@ -162,8 +163,10 @@ def test_a_report_links_its_page(filled, record, tmp_path):
     text = (tmp_path / "made_up.tiny.html").read_text()
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", text)
     assert str(tmp_path) not in text
-    assert write_report(record, tmp_path / "b", answers).files[-1].read_bytes() is not None
+    write_report(record, tmp_path / "b", answers)
     assert (tmp_path / "b" / "made_up.tiny.html").read_text() == text
+    (cost,) = [path for path in written.files if path.name == "made_up.tiny.cost.png"]
+    assert base64.b64encode(cost.read_bytes()).decode() in text  # as it was drawn, not anew
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")

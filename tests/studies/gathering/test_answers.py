@@ -29,15 +29,15 @@ def test_answers_stand_beside_what_was_asked(store, record):
     assert [(item.task, item.index) for item in answers.items] == [
         (task, index) for task in record.tasks for index in range(12)
     ]
-    assert {name: list(runs) for name, runs in answers.given.items()} == {
+    assert {name: list(runs) for name, runs in answers.by_variant.items()} == {
         "frozen": [0],
         "hira": [0, 1],
         "gatera": [0, 1],
     }
     place = [(item.task, item.index) for item in answers.items].index((record.tasks[-1], 11))
-    given = answers.given["gatera"][1][place]
+    given = answers.by_variant["gatera"][1][place]
     assert (given.output, given.extracted, given.score) == ("it is left", "left", 1.0)
-    given = answers.given["gatera"][0][place]
+    given = answers.by_variant["gatera"][0][place]
     assert (given.output, given.extracted, given.score) == ("it is up", None, 0.0)
     asked = tasks.load(record.tasks[-1], "test")[11]
     template = record.results[0].config["data"]["template"]
@@ -74,4 +74,4 @@ def test_prompts_of_other_data_than_was_scored_are_left_out(store, record):
 def test_without_results_there_are_no_answers(store, plan):
     answers = read_answers(store, gather(store, plan))
 
-    assert (answers.items, answers.given, answers.without_prompts) == ((), {}, "")
+    assert (answers.items, answers.by_variant, answers.without_prompts) == ((), {}, "")

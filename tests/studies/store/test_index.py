@@ -49,8 +49,8 @@ def opened(monkeypatch):
     read, read_table = ResultReader._read, pyarrow.parquet.read_table
 
     def read_noted(path, columns):
-        if "score" in columns:  # texts too, which are long, and which a page alone needs
-            found.append(path)
+        # Texts are long, and a page alone needs them: a table that reads them is noted twice.
+        found.extend([path] * (("score" in columns) + ("output" in columns)))
         return read_table(path, columns=columns)
 
     monkeypatch.setattr(ResultReader, "_read", lambda *each: found.append(each) or read(*each))
