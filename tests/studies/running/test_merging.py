@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from made_up import commit_result, note_end
+from made_up import commit_result, make_trained, note_end
 
 from gatera import cli
 from gatera.errors import InputError
@@ -65,6 +65,8 @@ def test_halves_together_are_the_undivided_store(halves, store, plan, tmp_path):
         assert mine.read_bytes() == undivided.read_bytes()
         assert store.seconds(trial.key) == whole.seconds(trial.key)
         assert store.weights.of(trial) == whole.weights.of(trial)
+        scored = whole.weights.scored_with(trial.training_key)
+        assert store.weights.scored_with(trial.training_key) == scored != []
     merged = forms(store, plan, tmp_path / "r")
     assert merged == forms(whole, plan, tmp_path / "s")
 
@@ -145,6 +147,32 @@ def test_what_is_not_finished_there_stays_there(store, plan, tmp_path):
     (told,) = merge(store, other)
     assert (told.brought, told.unfinished) == (0, 1)
     assert not store.trial_folder(trial.key).exists()
+
+
+def test_a_trial_that_was_pruned_there_is_pruned_here(store, plan, tmp_path):
+    other = Store(tmp_path / "other", create=True)
+    trial = plan.trials_of("gatera")[0]
+    claim = other.claim(trial.key, OWNER)
+    note_end(other, trial.key, claim.attempt, "pruned", seconds=3.0)
+    other.prune(trial.key, 40)
+    claim.release()
+    (told,) = merge(store, other)
+    assert (told.brought, told.unfinished) == (1, 0)
+    assert store.is_pruned(trial.key)
+    assert store.seconds(trial.key) == 3.0
+
+
+def test_weights_of_a_trial_that_is_not_scored_yet_are_brought(store, plan, tmp_path):
+    other = Store(tmp_path / "other", create=True)
+    trial = plan.trials_of("gatera")[0]
+    claim = other.claim(trial.key, OWNER)
+    folder = other.attempt_folder(trial.key, claim.attempt)
+    trained = other.weights.keep(make_trained(trial, claim.attempt, folder), trial)
+    claim.release()
+    (told,) = merge(store, other)
+    assert (told.brought, told.unfinished) == (0, 1)
+    assert store.weights.of(trial) == trained
+    assert not store.has_result(trial.key)
 
 
 def test_results_without_their_adapters_come_without_weights(store, plan, tmp_path):
