@@ -42,11 +42,14 @@ class RunReport:
         text, *others = self.files
         pages = [path for path in others if path.suffix == ".html"]
         lines = [f"report: {text}", *(f"page: {path}" for path in pages)]
-        rest = [path for path in others if path not in pages]
-        for folder, files in itertools.groupby(rest, key=lambda path: path.parent):
-            endings = [path.name.removeprefix(f"{text.stem}.") for path in files]
-            lines.append(f"also: {folder / text.stem}.{{{','.join(endings)}}}")
-        return lines
+        endings: dict[Path, list[str]] = {}
+        for path in others:
+            if path not in pages:
+                of_folder = endings.setdefault(path.parent, [])
+                of_folder.append(path.name.removeprefix(f"{text.stem}."))
+        return lines + [
+            f"also: {folder / text.stem}.{{{','.join(found)}}}" for folder, found in endings.items()
+        ]
 
 
 def report_of_run(

@@ -37,4 +37,8 @@ def test_gates_that_were_read_come_into_the_report_with_the_next_run(filled, pla
     assert write(filled, plan, folder).tracked is None
     gates.write_text("# Other gates")
     assert write(filled, plan, folder).tracked is not None
-    assert f"page: {folder / plan.id}.html" in again.file_lines
+    report, page, numbers, figures = again.file_lines
+    assert (report, page) == (f"report: {folder / plan.id}.md", f"page: {folder / plan.id}.html")
+    assert numbers == f"also: {folder / plan.id}.{{csv,trials.csv,tex,tasks.tex,gates.md}}"
+    assert figures.startswith(f"also: {folder / 'figures' / plan.id}.{{differences.png,")
+    assert figures.endswith(",gates_map.png}")
