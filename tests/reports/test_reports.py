@@ -142,6 +142,19 @@ def test_every_number_of_the_table_is_that_of_the_other_forms(record):
         assert cells[6] == published
 
 
+def test_every_figure_stands_once_beside_its_numbers_or_before_the_foot(record):
+    names = ("differences", "accuracy", "learning_curves")
+    figures = [f"figures/made_up.tiny.{name}.png" for name in names]
+    text = markdown(build_table(record), figures=figures)
+    places = [text.index(f"]({path})") for path in figures]
+    assert [text.count(path) for path in figures] == [1, 1, 1]
+    scores, further = text.index("## Scores by task"), text.index("## Further figures")
+    assert text.index("## Findings") < places[0] < scores < places[1] < further < places[2]
+    assert places[2] < text.index("## Settings")
+    assert "Further figures" not in markdown(build_table(record), figures=figures[:2])
+    assert "![" not in markdown(build_table(record))
+
+
 def test_the_compact_table_is_narrow_and_stands_before_the_rest(record):
     text = markdown(build_table(dataclasses.replace(record, published="gatera_table5")))
     head, _, rest = text.partition("## Scores by task")
