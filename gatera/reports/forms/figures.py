@@ -167,6 +167,7 @@ def draw_cost(
     panels[0].set_xlabel("trainable parameters")
     panels[0].set_ylabel(axis)
     if timed:
+        panels[1].set_xlim(left=0)
         panels[1].set_xlabel("time of a trial, s (training and scoring)")
     _legend_outside(panels[-1])
     return figure
@@ -179,6 +180,8 @@ def _count(axes: Axes, *, by_factors: bool) -> None:
     if by_factors:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_xlim(left=0)  # so that a hundredth more does not look like twice as much
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if by_factors else MaxNLocator(4))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
