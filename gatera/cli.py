@@ -127,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     shared.add_data_root(work)
     shared.add_claims(work)
+    shared.add_keep(work)
     shared.add_allow_mixed(work)
     sync = add("sync", do.sync, "Rebuild Optuna's and MLflow's view from the store.")
     sync.add_argument("store", type=Path, metavar="STORE")
@@ -139,5 +140,6 @@ def _parser() -> argparse.ArgumentParser:
         "clean", do.clean, "Remove what is no longer needed, never a result; show it first."
     )
     clean.add_argument("store", type=Path, metavar="STORE")
+    shared.add_keep(clean)
     clean.add_argument("--yes", action="store_true", help="remove it without asking")
     return parser

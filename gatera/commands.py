@@ -113,6 +113,7 @@ def run_study(options: argparse.Namespace) -> int:
         report_dir=options.report_dir,
         measured=not options.no_measured,
         allow_mixed=options.allow_mixed,
+        keep=options.keep,
     )
     _, outcome = carry_out(
         _asked(options),
@@ -264,6 +265,7 @@ def work(options: argparse.Namespace) -> int:
         max_attempts=options.max_attempts,
         claim_timeout=options.claim_timeout,
         allow_mixed=options.allow_mixed,
+        keep=options.keep,
     )
     return 0
 
@@ -300,11 +302,17 @@ def merge(options: argparse.Namespace) -> int:
 
 
 def clean(options: argparse.Namespace) -> int:
-    from gatera.studies.store.cleaning import removable, removal_lines, remove
+    from gatera.studies.store.cleaning import (
+        removable,
+        removal_lines,
+        remove,
+        surplus_adapters,
+    )
     from gatera.studies.store.store import Store
 
     store = Store(options.store)
-    removals = removable(store)
+    plans = [store.plan(plan_id) for plan_id in store.plan_ids()]
+    removals = [*removable(store), *surplus_adapters(store, plans, options.keep)]
     if not removals:
         print("nothing to remove")
         return 0

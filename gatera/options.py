@@ -86,8 +86,20 @@ def add_running(parser: Parser) -> None:
         "--retry", choices=("failed", "stale"), help="run failed, or outdated, trials again"
     )
     add_claims(parser)
+    add_keep(parser)
     add_tracking(parser)
     add_reporting(parser)
+
+
+def add_keep(parser: Parser) -> None:
+    """Which adapters stay in the store."""
+    parser.add_argument(
+        "--keep",
+        choices=("all", "best", "none"),
+        default="all",
+        help="adapters that stay once they are scored: all (the default), of each row the best "
+        "on validation, or none; results stay",
+    )
 
 
 def add_claims(parser: Parser) -> None:

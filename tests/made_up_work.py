@@ -256,6 +256,7 @@ def _main(arguments: list[str]) -> int:
         max_attempts=int(limit) if limit else None,
         claim_timeout=float(options["--claim-timeout"]),
         allow_mixed="--allow-mixed" in arguments,
+        keep=options.get("--keep", "all"),
         runs="made_up_work",
         preload=("made_up_work", "pyarrow.parquet"),
     )

@@ -29,8 +29,13 @@ def export_adapter(store: Store, plan: Plan, variant: str, seed: int, target: Pa
     if trial.is_frozen:
         raise InputError(f"{variant} is the untrained backbone and has no adapter.")
     trained = store.weights.recorded(trial.training_key)
-    if store.result(trial.key) is None or trained is None:
+    if store.result(trial.key) is None:
         raise InputError(f"{variant}, seed {seed}, has no result yet; run {plan.study} first.")
+    if trained is None:
+        raise InputError(
+            f"the adapter of {variant}, seed {seed}, was not kept; its result was. Move "
+            f"{store.trial_folder(trial.key)} away and run {plan.study} again to train it anew."
+        )
     target = target or Path(f"{plan.study}-{variant}-seed{seed}")
     if target.exists():
         raise InputError(f"{target} exists; name another folder with --out.")

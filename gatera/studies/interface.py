@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gatera.errors import InputError
 from gatera.studies.asking import STORE, Asked
 from gatera.studies.gate_reading import Gates, gates
 from gatera.studies.reported import Report
@@ -164,6 +165,7 @@ def run(
     tracking_uri: str | None = None,
     measured: bool = True,
     allow_mixed: bool = False,
+    keep: str = "all",
     **asked: Any,
 ) -> Report:
     """Run what is missing of a study, write its report, and return it.
@@ -186,6 +188,8 @@ def run(
         tracking_uri: Of MLflow. None: SQLite in the store; "none": without MLflow.
         measured: Whether reports say what a clock or a host says.
         allow_mixed: Whether results that were made differently may stand together.
+        keep: Adapters that stay in the store once they are scored: "all", "best" (of each row, on
+            validation) or "none"; results stay.
         asked: What `Asked.of` takes: name, scale, seeds, tasks, variants, set, data_root.
 
     Raises:
@@ -193,7 +197,10 @@ def run(
         KeyboardInterrupt: interrupted.
     """
     from gatera.studies.running.supervisor import RunOptions
+    from gatera.studies.store.cleaning import KEEPS
 
+    if keep not in KEEPS:
+        raise InputError(f"keep={keep!r}; it is one of {', '.join(KEEPS)}.")
     options = RunOptions(
         max_attempts=max_attempts,
         claim_timeout=claim_timeout,
@@ -202,6 +209,7 @@ def run(
         report_dir=Path(report_dir),
         measured=measured,
         allow_mixed=allow_mixed,
+        keep=keep,
     )
     asking = Asked.of(study, **asked)
     try:

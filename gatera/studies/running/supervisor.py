@@ -19,6 +19,7 @@ from gatera.studies.interrupts import Interrupts, interruptible
 from gatera.studies.launch import Launcher, Slots
 from gatera.studies.planning.plan import Plan
 from gatera.studies.running.report import RunReport, report_of_run
+from gatera.studies.store.cleaning import remove, surplus_adapters
 from gatera.studies.store.locks import try_lock
 from gatera.studies.store.owner import owner_of_this_process, worker_name
 from gatera.studies.store.snapshot import Follower, Snapshot, take_snapshot
@@ -43,6 +44,7 @@ class RunOptions:
     measured: bool = True
     allow_mixed: bool = False
     data_root: Path | None = None  # None: GATERA_DATA_ROOT
+    keep: str = "all"  # adapters that stay: all, best or none, as `surplus_adapters` says
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,12 @@ def run(
         store.write_plan(plan)
         warnings += _prepare(party, plan)
         with projecting(
-            store, plan, options.tracking_uri, interrupts, options.max_attempts
+            store,
+            plan,
+            options.tracking_uri,
+            interrupts,
+            options.max_attempts,
+            models=options.keep == "all",
         ) as projector:
             follower = Follower(store, plan, max_attempts=options.max_attempts)
 
@@ -103,6 +110,7 @@ def run(
                 return follower.look()
 
             party.follow(plan, look)
+            remove(surplus_adapters(store, [plan], options.keep))  # what killed workers left
             report = _report(party, plan)
             projector.finish(report.files, report.tracked)
         warnings += [*_unequal_results(store, plan), *projector.warnings]
@@ -136,6 +144,7 @@ class _Party:
             max_attempts=self.options.max_attempts,
             claim_timeout=self.options.claim_timeout,
             allow_mixed=self.options.allow_mixed,
+            keep=self.options.keep,
         )
         try:
             while True:

@@ -1,14 +1,19 @@
-"""Removing what a store needs no longer: never a result, nor what it was computed from."""
+"""Removing what a store needs no longer: never a result.
+
+Adapters go where a user asked for that (`--keep`): results stay, and can be compared with others;
+only what needs the weights again, `gates` and `export`, then has to train them anew.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gatera.studies.planning.plan import Plan
 from gatera.studies.store.locks import is_locked
 from gatera.studies.store.store import Store
 from gatera.training.attempt_files import (
@@ -16,7 +21,9 @@ from gatera.training.attempt_files import (
     CHECKPOINT_FOLDER,
     PREDICTIONS_FILE,
 )
-from gatera.trial import TrialResult
+from gatera.trial import Trial, TrialResult
+
+KEEPS = ("all", "best", "none")  # what `surplus_adapters` understands
 
 _TEMPORARY = "tmp"
 _YOUNG_SECONDS = 600.0
@@ -67,6 +74,54 @@ def _of_attempt(
             yield _removal(attempt / name, reason)
 
 
+def surplus_adapters(
+    store: Store, plans: Sequence[Plan], keep: str, *, beside: Trial | None = None
+) -> list[Removal]:
+    """Return the adapters that no trial of the plans needs any more, and that nobody asked to keep.
+
+    Args:
+        store: The store.
+        plans: Whose trials' adapters may go.
+        keep: "all": every adapter stays. "best": of each row that of the finished trial with the
+            highest validation accuracy, of equals the first; test items choose nothing. "none".
+        beside: Look only at the rows that share weights with this trial, and at its own; None: at
+            all rows.
+    """
+    if keep == "all":
+        return []
+    stays: set[str] = set()  # training keys
+    done: dict[str, Trial] = {}  # by training key
+    for trials in _rows(plans, beside):
+        finished = [trial for trial in trials if store.has_result(trial.key)]
+        stays |= {trial.training_key for trial in trials} - {t.training_key for t in finished}
+        done |= {trial.training_key: trial for trial in finished}
+        if keep == "best" and finished:
+            stays.add(max(finished, key=lambda trial: _validated(store, trial)).training_key)
+    found = []
+    for training_key in sorted(done.keys() - stays):
+        maker = store.weights.maker(training_key)
+        folder = store.attempt_folder(*maker) / ADAPTER_FOLDER if maker is not None else None
+        if folder is not None and folder.exists():
+            found.append(_removal(folder, f"adapter of a finished trial (--keep {keep})"))
+    return found
+
+
+def _rows(plans: Sequence[Plan], beside: Trial | None) -> Iterator[list[Trial]]:
+    """Yield the trained trials of each row that is looked at, in the order of their seeds."""
+    for plan in plans:
+        rows = {trial.variant: plan.trials_of(trial.variant) for trial in plan.trials}
+        for variant, trials in rows.items():
+            shares = beside is None or beside.variant == variant
+            if shares or beside.training_key in {trial.training_key for trial in trials}:
+                if not trials[0].is_frozen:
+                    yield trials
+
+
+def _validated(store: Store, trial: Trial) -> float:
+    result = store.result(trial.key)
+    return 0.0 if result is None else float(result.metrics.get("val/accuracy", 0.0))
+
+
 def _is_abandoned(path: Path) -> bool:
     """Return whether nobody may be about to give a temporary file its name."""
     with contextlib.suppress(FileNotFoundError):
@@ -83,7 +138,8 @@ def remove(removals: list[Removal]) -> None:
     """Remove them."""
     for removal in removals:
         if removal.path.is_dir():
-            shutil.rmtree(removal.path)
+            with contextlib.suppress(FileNotFoundError):  # of two who remove, one is late
+                shutil.rmtree(removal.path)
         else:
             removal.path.unlink(missing_ok=True)
 

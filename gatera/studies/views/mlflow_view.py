@@ -40,7 +40,6 @@ from mlflow.tracking import MlflowClient
 from gatera.reports.forms.tracked_trial import (
     LIVE,
     data_sets,
-    how_to_load,
     live_points,
     numbers_of,
     scored_on,
@@ -48,17 +47,16 @@ from gatera.reports.forms.tracked_trial import (
     source_of,
     texts,
 )
-from gatera.studies.export import refer_to_adapter
 from gatera.studies.planning.plan import Plan
 from gatera.studies.store.store import Store
 from gatera.studies.views.mlflow_database import (
     can_link,
-    local_folder,
     local_uri,
     prepare_database,
 )
+from gatera.studies.views.mlflow_models import Models
 from gatera.training.attempt_files import PREDICTIONS_FILE
-from gatera.trial import Trained, Trial, TrialResult
+from gatera.trial import Trial, TrialResult
 
 if TYPE_CHECKING:
     from gatera.reports.forms.tracked import Tracked
@@ -75,9 +73,18 @@ class Tracker:
     """Writes one plan's trials to MLflow."""
 
     def __init__(
-        self, store: Store, plan: Plan, uri: str | None, max_attempts: int | None = None
+        self,
+        store: Store,
+        plan: Plan,
+        uri: str | None,
+        max_attempts: int | None = None,
+        *,
+        models: bool = True,
     ) -> None:
-        """Open the experiment and the parent run; `uri` None means the store's own database."""
+        """Open the experiment and the parent run.
+
+        `uri` None means the store's own database; without `models` adapters are left out.
+        """
         if uri is None:
             prepare_database(store)
         self._store, self._plan, self._max_attempts = store, plan, max_attempts
@@ -86,13 +93,16 @@ class Tracker:
         self._experiment = str(experiment.experiment_id)
         # A server's files are its own, whatever folder it names.
         is_served = urlsplit(uri or "").scheme in ("http", "https")
-        self._links = not is_served and can_link(store, experiment.artifact_location)
+        links = not is_served and can_link(store, experiment.artifact_location)
+        made = Models(self._client, store, plan, self._experiment, links)
+        self._models = made if models else None
         self._parent = self._find_parent()
         self._children: dict[str, list[Run]] = {}  # by key, the newest last
         children = self._find_children(self._parent)
         for run in reversed(children):
             self._children.setdefault(run.data.tags["gatera.key"], []).append(run)
-        self._found = {run.info.run_id for run in children}  # another may have had these in hand
+        # Of runs that are there already, one who was killed may have made the models.
+        self._found = {run.info.run_id for run in children}
         self._last_steps: dict[str, dict[str, int]] = {}  # by run id and metric
         self._read: dict[tuple[str, int], int] = {}  # lines read, by key and attempt
         self._open = {trial.key: trial for trial in plan.trials}  # without those that are finished
@@ -272,7 +282,8 @@ class Tracker:
     def _finish(self, trial: Trial, run: Run, result: TrialResult) -> None:
         run_id = run.info.run_id
         last = max(self._last_steps.get(run_id, {}).values(), default=0)
-        model = self._model(trial, run)
+        is_new = run_id not in self._found
+        model = self._models and self._models.of(trial, run_id, is_new=is_new)
         points = self._points_left(run, numbers_of(result), last, model)
         if model is not None:
             points = [_of_model(point, model, trial) for point in points]
@@ -306,48 +317,6 @@ class Tracker:
             return []
         names = [name for name in there if name.startswith(_OF_MODELS)]
         return [self._client.get_metric_history(run.info.run_id, name)[-1] for name in names]
-
-    # Adapters
-
-    def _model(self, trial: Trial, run: Run) -> LoggedModel | None:
-        """Return the model that stands for a trial's adapter; None where it has none."""
-        trained = self._store.weights.recorded(trial.training_key)
-        if trained is None:
-            return None
-        model = self._model_of(run) or self._create_model(trial, trained, run)
-        if self._links:
-            folder = local_folder(model.artifact_location)
-            refer_to_adapter(self._store.weights.adapter_folder(trained), trial, folder)
-        self._client.finalize_logged_model(model.model_id, "READY")
-        return model
-
-    def _model_of(self, run: Run) -> LoggedModel | None:
-        """Return the model of a run that another may have finished half."""
-        query = f"source_run_id = '{run.info.run_id}'"
-        was_found = run.info.run_id in self._found
-        found = was_found and self._client.search_logged_models([self._experiment], query)
-        return found[0] if found else None
-
-    def _create_model(self, trial: Trial, trained: Trained, run: Run) -> LoggedModel:
-        folder = self._store.weights.adapter_folder(trained)
-        place = str(folder.relative_to(self._store.folder))
-        tags = {
-            "gatera.variant": trial.variant,
-            "gatera.seed": str(trial.seed),
-            "gatera.key": trial.key,
-            "gatera.training_key": trial.training_key,
-            "gatera.adapter": place,
-            _DESCRIPTION: how_to_load(trial, self._plan.study, place, is_there=self._links),
-        }
-        params = settings_of(trial).items()
-        return self._client.create_logged_model(
-            self._experiment,
-            name=f"{trial.variant}-seed{trial.seed}",
-            source_run_id=run.info.run_id,
-            tags=tags,
-            params={n: v for n, v in params if n.startswith(("adapter.", "backbone."))},
-            model_type="adapter",
-        )
 
     def _set_status(self, trial: Trial, run: Run, status: str) -> None:
         self._client.update_run(run.info.run_id, status=status)

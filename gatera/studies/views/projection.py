@@ -46,11 +46,13 @@ class Projector(threading.Thread):
     What goes wrong here is a warning: the store is complete without it, and `sync` repeats it.
     """
 
-    def __init__(self, store: Store, plan: Plan, uri: str | None, max_attempts: int | None) -> None:
+    def __init__(
+        self, store: Store, plan: Plan, uri: str | None, max_attempts: int | None, *, models: bool
+    ) -> None:
         super().__init__(name="projector", daemon=True)
         self.warnings: list[str] = []
         self._store, self._plan, self._uri = store, plan, uri
-        self._max_attempts = max_attempts
+        self._max_attempts, self._models = max_attempts, models
         self._stop_event = threading.Event()
         self._faults: dict[str, str] = {}  # by view, of its last projection
         self._view: OptunaView | None = None
@@ -122,7 +124,8 @@ class Projector(threading.Thread):
             check_that_it_answers(self._uri)
             from gatera.studies.views.mlflow_view import Tracker
 
-            tracker = Tracker(self._store, self._plan, self._uri, self._max_attempts)
+            plan, limit = self._plan, self._max_attempts
+            tracker = Tracker(self._store, plan, self._uri, limit, models=self._models)
             project_tuning_trials(self._store, self._plan, self._uri, self._max_attempts)
         tracker.sync()
         if ends and self._files:
@@ -169,9 +172,14 @@ def projecting(
     uri: str | None,
     interrupts: Interrupts,
     max_attempts: int | None,
+    *,
+    models: bool = True,
 ) -> Iterator[Projector]:
-    """Keep both views up to date; at the end write what is left, unless it is urgent."""
-    projector = Projector(store, plan, uri, max_attempts)
+    """Keep both views up to date; at the end write what is left, unless it is urgent.
+
+    Without `models` MLflow's runs have no adapters: these may go at any time.
+    """
+    projector = Projector(store, plan, uri, max_attempts, models=models)
     projector.start()
     try:
         yield projector

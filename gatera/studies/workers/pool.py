@@ -36,6 +36,7 @@ class WorkerPool:
         max_attempts: int | None,
         claim_timeout: float,
         allow_mixed: bool = False,
+        keep: str = "all",
     ) -> None:
         """Take over the workers that the store or the engine knows; they run already."""
         self._store, self._launcher, self._slots = store, launcher, slots
@@ -45,6 +46,8 @@ class WorkerPool:
             self._command += ["--max-attempts", str(max_attempts)]
         if allow_mixed:
             self._command.append("--allow-mixed")
+        if keep != "all":
+            self._command += ["--keep", keep]
         # Workers see a hanging trial first, and end one of their own.
         self._watch = StallWatch(store, claim_timeout + _GRACE_SECONDS)
         self._timeout = claim_timeout

@@ -20,8 +20,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
+from gatera.studies.planning.plan import Plan
 from gatera.studies.store.attempts import log_tail
 from gatera.studies.store.claims import Claim
+from gatera.studies.store.cleaning import remove, surplus_adapters
 from gatera.studies.store.owner import owner_of_this_process
 from gatera.studies.store.store import Store
 from gatera.studies.store.whole_files import read_json
@@ -44,6 +46,7 @@ def work(
     max_attempts: int | None,
     claim_timeout: float,
     allow_mixed: bool = False,
+    keep: str = "all",
     runs: str = "gatera.training",
     preload: Sequence[str] = _PRELOAD,
 ) -> None:
@@ -57,6 +60,7 @@ def work(
         claim_timeout: Seconds without progress, on our own clock, after which another's claim is
             taken over, and a trial of our own is ended.
         allow_mixed: Whether to work on a machine unlike the one that others worked on.
+        keep: Which adapters stay once they are scored, as `surplus_adapters` says.
         runs: The module that trains and scores, which the trial's process imports.
         preload: Modules that trials' processes find loaded, where there is no GPU.
 
@@ -66,7 +70,9 @@ def work(
         SystemExit: SIGTERM or SIGINT came; the trial under way saved a checkpoint.
     """
     store = Store(folder)
-    _Worker(store, plan_ids, worker, max_attempts, claim_timeout, allow_mixed, runs, preload).work()
+    _Worker(
+        store, plan_ids, worker, max_attempts, claim_timeout, allow_mixed, keep, runs, preload
+    ).work()
 
 
 class _Worker:
@@ -78,11 +84,12 @@ class _Worker:
         max_attempts: int | None,
         claim_timeout: float,
         allow_mixed: bool,
+        keep: str,
         runs: str,
         preload: Sequence[str],
     ) -> None:
         self._store, self._plan_ids, self._name = store, plan_ids, name
-        self._max_attempts, self._runs = max_attempts, runs
+        self._max_attempts, self._keep, self._runs = max_attempts, keep, runs
         self._fitness = Fitness(store, allow_mixed=allow_mixed)
         self._timeout = claim_timeout
         self._watch = StallWatch(store, claim_timeout)
@@ -93,6 +100,7 @@ class _Worker:
             self._context = multiprocessing.get_context("forkserver")
             self._context.set_forkserver_preload([*preload, _PRELOADED_LAST])
         self._read: tuple[object, ...] | None = None  # the plan files' signatures when last read
+        self._plans: list[Plan] = []
         self._open: dict[str, Trial] = {}  # planned trials, by key, without those seen finished
         self._process: BaseProcess | None = None  # of the trial under way
         self._signal: int | None = None  # what asked us to end
@@ -161,8 +169,9 @@ class _Worker:
         if read == self._read:
             return
         self._open.clear()
-        for plan_id in plan_ids:
-            for trial in self._store.plan(plan_id).runnable:
+        self._plans = [self._store.plan(plan_id) for plan_id in plan_ids]
+        for plan in self._plans:
+            for trial in plan.runnable:
                 self._open.setdefault(trial.key, trial)
         self._read = read
         self._fitness.beside = tuple(self._open.values())
@@ -244,6 +253,8 @@ class _Worker:
             ours.close()
         self._conclude(trial, claim.attempt, process.exitcode, stalled)
         claim.release()
+        if self._store.has_result(trial.key):
+            remove(surplus_adapters(self._store, self._plans, self._keep, beside=trial))
 
     def _wait(self, process: BaseProcess, own: tuple[str, int]) -> bool:
         """Wait for the trial's process; return whether it hung and was ended."""
