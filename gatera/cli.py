@@ -96,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_study(plan, json=True)
     run = add("run", do.run_studies, "Run what is missing of a study, then write its report.")
     shared.add_study_or_all(run)
+    run.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="try every row for 20 steps and 20 items of each task, in a store of its own, and "
+        "say what the whole takes",
+    )
     shared.add_running(run)
     status = add("status", do.show_status, "Show how far a study is; reads files only.")
     shared.add_study(status, json=True)

@@ -102,7 +102,9 @@ def _for_study(options: argparse.Namespace, name: str) -> argparse.Namespace:
 
 
 def run_study(options: argparse.Namespace) -> int:
-    from gatera.studies.interface import carry_out, closing_lines
+    if options.rehearse:
+        return _rehearse(options)
+    from gatera.studies.running.carried_out import carry_out, closing_lines
     from gatera.studies.running.supervisor import RunOptions
 
     run_options = RunOptions(
@@ -130,6 +132,22 @@ def run_study(options: argparse.Namespace) -> int:
     if stale := outcome.snapshot.counts["stale"]:
         return _say_stale(stale)
     return SOME_FAILED if outcome.snapshot.failed else 0
+
+
+def _rehearse(options: argparse.Namespace) -> int:
+    from gatera.studies.running.rehearsal import rehearsed
+
+    found = rehearsed(
+        _asked(options),
+        options.store,
+        launcher=options.launcher,
+        workers=options.workers,
+        workers_per_gpu=options.workers_per_gpu,
+        slurm=options.slurm,
+    )
+    print(found.text)
+    print("\n".join([*found.failures, f"its store: {found.folder}"]), file=sys.stderr)
+    return SOME_FAILED if found.failures else 0
 
 
 def _say_stale(count: int) -> int:

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 from gatera.studies.study import Contrast, Study, Tuning, Variant
 
 if TYPE_CHECKING:
-    from gatera.studies.interface import Gates, Planned, Report, gates, load, plan, run
+    from gatera.studies.interface import (
+        Gates,
+        Planned,
+        Report,
+        gates,
+        load,
+        plan,
+        rehearse,
+        run,
+    )
 
 __all__ = [
     "Contrast",
@@ -27,6 +36,7 @@ __all__ = [
     "gates",
     "load",
     "plan",
+    "rehearse",
     "run",
 ]
 

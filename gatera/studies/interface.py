@@ -11,10 +11,7 @@ Scores and shares are fractions, as in CSV and JSON. Everything heavy is importe
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import os
-import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,13 +30,13 @@ if TYPE_CHECKING:
 
     from gatera.reports.judging.paired import PairedDifference
     from gatera.studies.planning.plan import Plan
-    from gatera.studies.running.supervisor import Outcome, RunOptions
+    from gatera.studies.running.rehearsal import Rehearsal
+    from gatera.studies.running.supervisor import Outcome
     from gatera.studies.store.store import Store
 
-__all__ = ["Gates", "Planned", "Report", "gates", "load", "plan", "run"]
+__all__ = ["Gates", "Planned", "Report", "gates", "load", "plan", "rehearse", "run"]
 
 REPORTS = "reports"  # where reports go, unless another folder is named
-_ANSWER_LINES = 3  # of the findings, at the end of a run
 _INTERRUPTED = "the run was interrupted; everything finished is kept, and the same call goes on"
 
 
@@ -196,6 +193,7 @@ def run(
         InputError: what is asked cannot be run.
         KeyboardInterrupt: interrupted.
     """
+    from gatera.studies.running.carried_out import carry_out, closing_lines
     from gatera.studies.running.supervisor import RunOptions
     from gatera.studies.store.cleaning import KEEPS
 
@@ -229,87 +227,44 @@ def run(
     return _report(made, outcome, asking.request.data_root)
 
 
-def carry_out(
-    asking: Asked,
-    folder: Path,
-    options: RunOptions,
+def rehearse(
+    study: str | Path | Study,
     *,
-    launcher: str,
-    workers: int | None,
-    workers_per_gpu: int,
-    slurm: str,
-) -> tuple[Store, Outcome]:
-    """Run what is missing of what is asked; return the store, and what the run ended with.
+    store: str | Path = STORE,
+    workers: int | None = None,
+    workers_per_gpu: int = 1,
+    launcher: str = "local",
+    slurm: str = "",
+    **asked: Any,
+) -> Rehearsal:
+    """Try every row for a few steps and test items; return what the whole study would take.
 
-    What will be done, and progress, go to stderr, or into a notebook's cell.
+    Checks data, memory and speed where the study is to run. It has a store of its own, beside the
+    study's.
+
+    Args:
+        study: As for `run`, and so are the others.
+        store: The study's store, which stays as it is.
+        workers: How many.
+        workers_per_gpu: Workers that share a GPU.
+        launcher: What starts workers.
+        slurm: Options of sbatch.
+        asked: As for `run`.
+
+    Raises:
+        InputError: what is asked cannot be run.
+        KeyboardInterrupt: interrupted.
     """
-    from gatera.studies.launch import choose
-    from gatera.studies.planning.parameters import describe_variants
-    from gatera.studies.running.supervisor import run as supervise
-    from gatera.studies.store.snapshot import take_snapshot
-    from gatera.studies.store.store import Store
-    from gatera.studies.views.budget import as_stored
-    from gatera.studies.views.display import Display
-    from gatera.studies.views.forecast import opening_line
+    from gatera.studies.running.rehearsal import rehearsed
 
-    plan, data_root = asking.plan(strict=True), asking.request.data_root
-    if not (folder / "plans" / f"{plan.id}.json").exists():
-        describe_variants(plan)  # refuses what no model can be built for, before anything changes
-    logs = folder.absolute() / "logs"
-    if launcher == "slurm":
-        chosen = choose.slurm(logs, data_root, workers, slurm)
-    else:
-        chosen = choose.local(logs, data_root, plan.scale, workers, workers_per_gpu)
-    starts, slots = chosen
-    store = Store(folder, create=True)
-    known = as_stored(store, plan)
-    before = take_snapshot(store, known, max_attempts=options.max_attempts)
-    opening = opening_line(known, before, slots.workers, options.retry)
-    with Display([opening, *_where(asking, folder, options)], sys.stderr) as display:
-        outcome = supervise(
-            store,
-            plan,
-            dataclasses.replace(options, data_root=data_root),
-            launcher=starts,
-            slots=slots,
-            show=display.show,
-            say=display.say,
-        )
-    return store, outcome
-
-
-def _where(asking: Asked, folder: Path, options: RunOptions) -> list[str]:
-    """Return where a run's results go, and how to follow it."""
-    lines = [f"store: {folder}; report: in {options.report_dir}{os.sep}"]
-    if asking.words is not None:
-        lines.append(f"watch: {_command('status', *asking.words, '--watch', store=folder)}")
-    return [*lines, *_mlflow(folder, options.tracking_uri)]
-
-
-def _mlflow(folder: Path, tracking_uri: str | None) -> list[str]:
-    """Return where MLflow's view is, a line; none where there is no such view."""
-    if tracking_uri == "none":
-        return []
-    return [f"MLflow: {tracking_uri or _command('ui', store=folder)}"]
-
-
-def _command(*words: str, store: Path) -> str:
-    """Return a command to type, on a store."""
-    named = [] if store == Path(STORE) else ["--store", str(store)]
-    return shlex.join(["python", "-m", "gatera.studies", *words, *named])
-
-
-def closing_lines(outcome: Outcome, folder: Path, tracking_uri: str | None) -> list[str]:
-    """Return what a run says last: what went wrong, the answer, and where it is."""
-    from gatera.studies.views.progress import failure_lines
-
-    return [
-        *outcome.warnings,
-        *failure_lines(outcome.snapshot),
-        *(f"- {sentence}" for sentence in outcome.report.findings[:_ANSWER_LINES]),
-        *outcome.report.file_lines,
-        *_mlflow(folder, tracking_uri),
-    ]
+    return rehearsed(
+        Asked.of(study, **asked),
+        Path(store),
+        launcher=launcher,
+        workers=workers,
+        workers_per_gpu=workers_per_gpu,
+        slurm=slurm,
+    )
 
 
 def _report(store: Store, outcome: Outcome, data_root: Path | None) -> Report:

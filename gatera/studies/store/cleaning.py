@@ -111,10 +111,14 @@ def _rows(plans: Sequence[Plan], beside: Trial | None) -> Iterator[list[Trial]]:
     for plan in plans:
         rows = {trial.variant: plan.trials_of(trial.variant) for trial in plan.trials}
         for variant, trials in rows.items():
-            shares = beside is None or beside.variant == variant
-            if shares or beside.training_key in {trial.training_key for trial in trials}:
-                if not trials[0].is_frozen:
-                    yield trials
+            if not trials[0].is_frozen and (beside is None or _share(beside, variant, trials)):
+                yield trials
+
+
+def _share(beside: Trial, variant: str, trials: Sequence[Trial]) -> bool:
+    """Return whether a trial is one of a row, or shares weights with one of it."""
+    keys = {trial.training_key for trial in trials}
+    return beside.variant == variant or beside.training_key in keys
 
 
 def _validated(store: Store, trial: Trial) -> float:

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 from gatera.errors import InputError
 from gatera.studies.export import export_adapter
 from gatera.studies.planning.enumeration import Request, make_plan
-from gatera.studies.store.cleaning import remove, removable, surplus_adapters
+from gatera.studies.store.cleaning import removable, remove, surplus_adapters
 from gatera.studies.store.store import Store
 from gatera.studies.views.mlflow_database import local_uri
 
