@@ -81,6 +81,7 @@ def make_training(trial: Trial, **provenance: Any) -> dict[str, Any]:
         "dropped_items": 0,
         "truncated_items": 0,
         "steps": 4,
+        "accumulation": train["accumulation"],
         **_by(trial),
         **provenance,
     }
@@ -92,6 +93,7 @@ def make_scoring(trial: Trial, **provenance: Any) -> dict[str, Any]:
         "code": scoring_code(trial.config),
         "identities": _identities(trial, "test"),
         "truncated_items": 0,
+        "batch_size": trial.config.get("eval", {}).get("batch_size"),
         **_by(trial),
         **provenance,
     }

@@ -57,6 +57,7 @@ class Course:
     broken_variant: str | None = None  # whose trials fail while `repaired` does not exist
     repaired: str = ""
     full_while: str = ""  # the disk counts as full while this file exists
+    fits: int = 0  # items of a step at once; more run out of memory; 0: any number fits
     ignores_sigterm: bool = False
     on_a_device: bool = False  # that the process which loaded this module alone can use, as CUDA
 
@@ -76,6 +77,9 @@ def train(
 ) -> Trained:
     """Write metrics, checkpoints and an adapter, as a real trial does."""
     course = _course()
+    at_once = trial.config["train"]["batch_size"] // trial.config["train"]["accumulation"]
+    if course.fits and at_once > course.fits:
+        raise MemoryError(f"no room for {at_once} items")
     log = MetricsLog(attempt_dir / "metrics.jsonl", course.steps)
     begun = max((checkpointed_steps(folder) for folder in resume_from), default=0)
     merit = merit_of(trial) if trial.is_tuning else 0.0

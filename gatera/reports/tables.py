@@ -286,6 +286,21 @@ def _mean_seconds(row: RowRecord) -> float | None:
     return basic.fmean(seconds) if seconds else None
 
 
+def _other_parts(result: TrialResult) -> str:
+    """Return in which other parts a trial was computed than planned; "" where in those."""
+    train, scored = result.config.get("train", {}), result.config.get("eval", {})
+    used = [
+        ("train.accumulation", train.get("accumulation"), "training", "accumulation"),
+        ("eval.batch_size", scored.get("batch_size"), "scoring", "batch_size"),
+    ]
+    told = [
+        f"{name} {found} in place of {planned}"
+        for name, planned, part, field in used
+        if (found := result.parts.get(part, {}).get(field)) not in (None, planned)
+    ]
+    return ", ".join(told)
+
+
 def _notes(row: RowRecord, comparison: Comparison | None, reference: str) -> tuple[str, ...]:
     """Say why results are missing, by state, and what that makes of the row's difference."""
     notes = []
@@ -294,6 +309,11 @@ def _notes(row: RowRecord, comparison: Comparison | None, reference: str) -> tup
             why = f": {trial.reason}" if trial.reason else ""
             log = f" (its log ends: {' / '.join(trial.last_lines)})" if trial.last_lines else ""
             notes.append(f"{row.variant}, seed {trial.seed}: {_STATES[trial.state]}{why}{log}")
+        elif parts := _other_parts(trial.result):
+            notes.append(
+                f"{row.variant}, seed {trial.seed}: computed in other parts than planned, as "
+                f"where memory ran out ({parts}); its last bits may differ, nothing else"
+            )
     if comparison is not None and set(comparison.seeds) != {t.seed for t in row.trials}:
         seeds = ", ".join(map(str, comparison.seeds))
         notes.append(

@@ -19,8 +19,8 @@ RECORD_FILE = "ended.json"
 
 # Attempts that may fail before a trial is left alone, by how they ended. Other ends count for
 # nothing: "finished", "pruned", "interrupted" (asked to end, its work kept) and "no_space" (the
-# disk is full).
-ATTEMPT_LIMITS = {"input": 1, "bug": 2, "not_finite": 2, "out_of_memory": 2, "killed": 5}
+# disk is full). Where memory ran out, the next attempt takes half as much at once.
+ATTEMPT_LIMITS = {"input": 1, "bug": 2, "not_finite": 2, "out_of_memory": 5, "killed": 5}
 
 _LOG_TAIL_LINES = 15
 _LAST_LINES_BYTES = 8192  # holds a few lines of metrics.jsonl

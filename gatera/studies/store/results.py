@@ -133,6 +133,20 @@ def result_text(result: TrialResult) -> str:
     return json.dumps(fields, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
+def agree(one: TrialResult, other: TrialResult) -> bool:
+    """Return whether two results of a trial are equal, as far as they have to be.
+
+    What was computed in other parts, as where memory ran out, has other last bits.
+    """
+    return result_sha256(one) == result_sha256(other) or _parts(one) != _parts(other)
+
+
+def _parts(result: TrialResult) -> list[object]:
+    """Return in how many parts a step was computed, and how many items were answered at once."""
+    training, scoring = (result.parts.get(name, {}) for name in ("training", "scoring"))
+    return [training.get("accumulation"), scoring.get("batch_size")]
+
+
 def result_sha256(result: TrialResult) -> str:
     """Return the hash of what is determined in a result: equal for equal runs, at any attempt."""
     fields = result.to_json()

@@ -34,7 +34,7 @@ from gatera.studies.store.attempts import (
 )
 from gatera.studies.store.claims import Claim, Claims
 from gatera.studies.store.index import Entry, Index
-from gatera.studies.store.results import CheckedResult, ResultReader, result_sha256, result_text
+from gatera.studies.store.results import CheckedResult, ResultReader, agree, result_text
 from gatera.studies.store.weights import Weights
 from gatera.studies.store.whole_files import (
     file_sha256,
@@ -265,7 +265,7 @@ class Store:
 
     def _note_late(self, late: TrialResult) -> None:
         counts = self.result(late.key)
-        equal = counts is not None and result_sha256(counts) == result_sha256(late)
+        equal = counts is not None and agree(counts, late)
         path = self.attempt_folder(late.key, late.attempt) / "late.json"
         write_whole(path, json.dumps({"equal": equal}) + "\n")
 
@@ -341,6 +341,10 @@ class Store:
             ends.count(kind) >= (max_attempts if max_attempts and kind != "input" else limit)
             for kind, limit in ATTEMPT_LIMITS.items()
         )
+
+    def times_out_of_memory(self, key: str) -> int:
+        """Return how many attempts of a trial ran out of memory."""
+        return sum(record.ended == "out_of_memory" for record in self.records(key))
 
     def forgive_failures(self, key: str) -> None:
         """Let the failures so far count no more, as `run --retry failed` asks."""

@@ -25,6 +25,7 @@ from gatera.training.metrics_log import PrunedError
 from gatera.training.provenance.machine import Machine
 from gatera.trial import Trained, Trial, TrialResult
 
+_NO_CPU_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # of torch, in a RuntimeError
 NO_SPACE_STATUS = errno.ENOSPC  # exit status of an attempt that found the disk full
 
 
@@ -115,6 +116,7 @@ def _redirect_output(attempt_folder: Path) -> None:
 def _run_and_commit(store: Store, trial: Trial, attempt: int, work: Work) -> None:
     folder = store.attempt_folder(trial.key, attempt)
     store.note_attempt(trial.key, attempt, dataclasses.asdict(Machine.here()))
+    planned, trial = trial, in_smaller_parts(trial, store.times_out_of_memory(trial.key))
     trained = None if trial.is_frozen else _trained(store, trial, attempt, work)
     keeps = trained is not None and bool(trained.adapter_sha256)  # a tuning trial keeps none
     result = work.score(
@@ -127,8 +129,30 @@ def _run_and_commit(store: Store, trial: Trial, attempt: int, work: Work) -> Non
         attempt=attempt,
     )
     _end(store, trial, attempt, "finished")
-    if not store.commit(result):
+    if not store.commit(dataclasses.replace(result, config=planned.config)):
         print("another attempt had committed a result first; this one does not count")
+
+
+def in_smaller_parts(trial: Trial, times: int) -> Trial:
+    """Return a trial with batches split in two, and again, for as often as memory ran out.
+
+    A step sees the same items, in more parts; validation and scoring answer fewer items at once.
+    None of that is in a trial's key, since it changes the last bits alone. The result declares it:
+    its provenance has the parts that were used, its configuration those that were planned.
+    """
+    sections = {section: dict(fields) for section, fields in trial.config.items()}
+    train = sections.get("train", {})
+    if times and "accumulation" in train:
+        train["accumulation"] = _divisor(train["batch_size"], train["accumulation"] * 2**times)
+    for section, name in (("train", "validation_batch_size"), ("eval", "batch_size")):
+        if name in sections.get(section, {}):
+            sections[section][name] = max(1, sections[section][name] // 2**times)
+    return dataclasses.replace(trial, config=sections)
+
+
+def _divisor(of: int, least: int) -> int:
+    """Return the smallest divisor of a number that is at least so large, at most the number."""
+    return next(n for n in range(min(least, of), of + 1) if of % n == 0)
 
 
 def _trained(store: Store, trial: Trial, attempt: int, work: Work) -> Trained:
@@ -177,7 +201,8 @@ def _record_failure(store: Store, trial: Trial, attempt: int, error: BaseExcepti
 
 def _kind(error: BaseException) -> str:
     name = type(error).__name__
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
+    out_of_memory = isinstance(error, MemoryError) or name == "OutOfMemoryError"
+    if out_of_memory or _NO_CPU_MEMORY in str(error):
         return "out_of_memory"
     if isinstance(error, InputError):
         return "input"
