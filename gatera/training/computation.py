@@ -20,8 +20,9 @@ For the backward pass a LLaMA-like block keeps of each token, with d its width, 
 and b bytes a value: both inputs of its norms (in 4 bytes), q, k, v and the output of attention (4 h
 values, keys and values repeated for all heads), three values of f in the MLP, and one input for
 each group of adapted layers that reads the same; what updates and gates keep of an output's width
-stands in the tables below. The loss keeps the logits, once in b bytes and twice in 4. With gradient
-checkpointing a block keeps its input alone, and only one block at a time all of this.
+stands in the tables below. The loss holds the logits of as many tokens as it takes at once
+(`LOGITS_AT_ONCE` values), in b bytes and twice in 4. With gradient checkpointing a block keeps its
+input alone, and only one block at a time all of this.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from gatera.settings import Dtype
+from gatera.training.logits import LOGITS_AT_ONCE
 from gatera.trial import FROZEN
 
 _BYTES: Mapping[Dtype, int] = {"float32": 4, "bfloat16": 2}
@@ -60,6 +62,7 @@ class Computation:
     trained_bytes: int  # of what is trained, with gradients and the optimizer's moments
     kept_bytes: float  # of a token, for the backward pass
     logits_bytes: float  # of a token, in training
+    loss_tokens: int  # whose logits the loss holds at once, at most
 
 
 def of_model(model: Any, config: Mapping[str, Any]) -> Computation:
@@ -108,6 +111,7 @@ def of_model(model: Any, config: Mapping[str, Any]) -> Computation:
         trained_bytes=_TRAINED_BYTES * trained,
         kept_bytes=kept,
         logits_bytes=(size + 8) * sizes.vocab_size,
+        loss_tokens=max(1, LOGITS_AT_ONCE // sizes.vocab_size),
     )
 
 

@@ -26,9 +26,8 @@ from gatera.errors import InputError
 from gatera.tasks.decoding import left_padded, padding_token
 from gatera.tasks.example import Example
 from gatera.tasks.prompts import render_prompt, template_identity
+from gatera.training.logits import IGNORED
 from gatera.trial import sha256_of
-
-IGNORED = -100  # label of tokens without loss, as transformers and torch have it
 
 # Batches' worth of shuffled items that are sorted by length together. More would save padding, but
 # length tells tasks apart: a batch would then hold one task, and its gradient speak for that alone.

@@ -182,8 +182,9 @@ class _Row:
         if self._trial.is_frozen:
             return self._of["weight_bytes"]
         tokens = train["batch_size"] // train["accumulation"] * train["max_tokens"]
-        kept = tokens * (self._of["kept_bytes"] + self._of["logits_bytes"])
-        return self._of["weight_bytes"] + self._of["trained_bytes"] + float(kept)
+        logits = min(tokens, self._of["loss_tokens"]) * self._of["logits_bytes"]
+        kept = tokens * self._of["kept_bytes"]
+        return self._of["weight_bytes"] + self._of["trained_bytes"] + float(kept + logits)
 
 
 def _mean(weighed: Iterable[tuple[float, int]]) -> float:

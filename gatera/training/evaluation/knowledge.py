@@ -16,8 +16,9 @@ import torch
 from gatera.errors import InputError
 from gatera.tasks.decoding import padding_token
 from gatera.tasks.held_out import held_out_sentences
-from gatera.training.data import IGNORED, Encoded, collate
+from gatera.training.data import Encoded, collate
 from gatera.training.evaluation.likelihood import token_loss
+from gatera.training.logits import IGNORED
 
 WORLD = "world"  # held-out sentences of the embedded world
 WINDOW_TOKENS = 256  # a text is cut into windows of this length

@@ -12,7 +12,7 @@ from gatera.tasks import find
 from gatera.tasks.decoding import Decoding, generate, padding_token
 from gatera.tasks.example import content_hash
 from gatera.tasks.mixture import Item
-from gatera.training.data import IGNORED, Encoded, collate, encode_cached
+from gatera.training.data import Encoded, collate, encode_cached
 from gatera.training.evaluation.choices import (
     Choice,
     encode_choices,
@@ -20,6 +20,7 @@ from gatera.training.evaluation.choices import (
     right_log_probability,
 )
 from gatera.training.evaluation.likelihood import token_loss
+from gatera.training.logits import IGNORED
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ COUNTS = {
     "trained_bytes": 50,
     "kept_bytes": 3.0,
     "logits_bytes": 4.0,
+    "loss_tokens": 10**6,
 }
 
 
@@ -58,6 +59,8 @@ def test_a_trial_costs_its_training_and_its_scoring(planned):
     written = 256  # as many as its solutions may have
     assert cost.scoring_seconds == pytest.approx(scoring + 7 * written * step)
     assert cost.memory_bytes == 1000 + 50 + 32 * 512 * (3.0 + 4.0)
+    in_parts = cost_of(plan, loss_tokens=130).of_rows["gatera"]
+    assert in_parts.memory_bytes == 1000 + 50 + 32 * 512 * 3.0 + 130 * 4.0
     assert cost_of(plan).of_rows["frozen"].training_seconds == 0
 
 
