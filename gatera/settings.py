@@ -36,6 +36,7 @@ from gatera.errors import InputError
 
 SCALES = ("tiny", "small", "paper")
 Dtype = Literal["float32", "bfloat16"]
+Quantization = Literal["none", "8bit", "4bit"]
 
 _TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 BENCHMARKS = (
@@ -70,6 +71,11 @@ class BackboneSettings:
         "The frozen model: tiny, smollm2, llama-2-7b, llama-3-8b or hub:<id>.",
         small="smollm2",
         paper="llama-3-8b",
+    )
+    quantization: Quantization = setting(
+        "none",
+        "In how many bits the frozen weights are held: 'none' (as train.dtype says), '8bit' "
+        "(LLM.int8) or '4bit' (NF4), both by bitsandbytes; products are computed in train.dtype.",
     )
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from gatera.errors import InputError
-from gatera.settings import Dtype
+from gatera.settings import Dtype, Quantization
 
 __all__ = ["DTYPES", "NAMES", "Backbone", "architecture", "identity", "load"]
 
-DTYPES = get_args(Dtype)
+DTYPES, QUANTIZATIONS = get_args(Dtype), get_args(Quantization)
 
 LLAMA_HUB_IDS = {
     "llama-2-7b": "meta-llama/Llama-2-7b-hf",
@@ -31,35 +31,41 @@ _HUB_PREFIX = "hub:"
 class Backbone:
     """A frozen model with its tokenizer."""
 
-    model: Any  # transformers.PreTrainedModel, on the CPU, in evaluation mode
+    model: Any  # transformers.PreTrainedModel, in evaluation mode; on the CPU unless quantized
     tokenizer: Any  # transformers.PreTrainedTokenizerBase
 
 
-def load(name: str, dtype: str = "float32") -> Backbone:
+def load(name: str, dtype: str = "float32", quantization: str = "none") -> Backbone:
     """Return a backbone with its weights.
 
     Args:
         name: One of `NAMES`.
         dtype: The type of its weights, one of `DTYPES`.
+        quantization: In how many bits they are held, one of `QUANTIZATIONS`; a quantized model is
+            loaded to the device that it is used on.
 
     Raises:
         InputError: the name or the type is unknown, or the weights cannot be had.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}.")
+    for what, given, known in (
+        ("dtype", dtype, DTYPES),
+        ("quantization", quantization, QUANTIZATIONS),
+    ):
+        if given not in known:
+            raise InputError(f"unknown {what} {given!r}; expected one of {', '.join(known)}.")
     hub_id = _hub_id(name)
     if hub_id is not None:
         from gatera.backbones import hub
 
-        model, tokenizer = hub.load(hub_id, dtype)
+        model, tokenizer = hub.load(hub_id, dtype, quantization)
     elif name == "smollm2":
         from gatera.backbones import smollm2
 
-        model, tokenizer = smollm2.load(dtype)
+        model, tokenizer = smollm2.load(dtype, quantization)
     else:
         from gatera.backbones import tiny
 
-        model, tokenizer = tiny.load(dtype)
+        model, tokenizer = tiny.load(dtype, quantization)
     return Backbone(model.eval().requires_grad_(False), tokenizer)
 
 

@@ -27,21 +27,21 @@ def identity(hub_id: str) -> dict[str, str]:
     return {"hub": repository, "revision": revision}
 
 
-def load(hub_id: str, dtype: str) -> tuple[Any, Any]:
+def load(hub_id: str, dtype: str, quantization: str) -> tuple[Any, Any]:
     """Return model and tokenizer of a hub id, `id@revision` or a local folder.
 
     Raises:
         InputError: the hub is out of reach, or the repository is gated or does not exist.
     """
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from gatera.backbones.precision import loading
+
     repository, revision = _location(hub_id)
+    options = loading(dtype, quantization)
     try:
         tokenizer = AutoTokenizer.from_pretrained(repository, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(
-            repository, revision=revision, dtype=getattr(torch, dtype)
-        )
+        model = AutoModelForCausalLM.from_pretrained(repository, revision=revision, **options)
     except (OSError, ValueError) as error:
         raise _unavailable(hub_id, error) from error
     return model, tokenizer

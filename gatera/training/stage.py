@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import logging
 import resource
 import warnings
@@ -18,6 +19,7 @@ from gatera.backbones import Backbone
 from gatera.errors import InputError
 from gatera.tasks.prompts import template_identity
 from gatera.training.attempt_files import sha256_or_none
+from gatera.training.provenance import machine
 from gatera.trial import Trial
 
 
@@ -80,8 +82,20 @@ def device_in_use() -> torch.device:
 def load_backbone(trial: Trial) -> Backbone:
     """Return a trial's frozen model, on the device in use, with its tokenizer."""
     gc.collect()  # a trainer's cycles may hold the model before this one
-    loaded = backbones.load(trial.config["backbone"]["name"], trial.config["train"]["dtype"])
+    backbone, dtype = trial.config["backbone"], trial.config["train"]["dtype"]
+    quantization = backbone.get("quantization", "none")
+    loaded = backbones.load(backbone["name"], dtype, quantization)
+    if quantization != "none":  # it is there already, and may not be moved
+        return loaded
     return Backbone(loaded.model.to(device_in_use()), loaded.tokenizer)
+
+
+def of_process(trial: Trial, code: Mapping[str, str]) -> dict[str, Any]:
+    """Return what this process computes a trial by."""
+    found = machine.of_process(code)
+    if trial.config["backbone"].get("quantization", "none") != "none":
+        found["bitsandbytes"] = importlib.metadata.version("bitsandbytes")
+    return found
 
 
 def longest_prompt(model: Any, max_new_tokens: int) -> int | None:

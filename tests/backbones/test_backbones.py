@@ -150,3 +150,31 @@ def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert cache_folder.cache_folder() == Path("/y/gatera")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder.cache_folder() == Path.home() / ".cache" / "gatera"
+
+
+def test_packed_weights_need_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs bitsandbytes: pip install"):
+        backbones.load("tiny", "float32", "4bit")
+
+
+def test_an_unknown_number_of_bits_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown quantization '3bit'; expected one of none, 8bit"):
+        backbones.load("tiny", "float32", "3bit")
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_a_backbone_is_held_in_fewer_bits(bits: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    whole, packed = backbones.load("tiny"), backbones.load("tiny", "float32", bits)
+    ids = torch.tensor([packed.tokenizer("is the first of them true ?")["input_ids"]])
+    expected, found = (each.model(ids).logits[0, -1] for each in (whole, packed))
+    assert not torch.equal(found, expected)
+    assert torch.cosine_similarity(found, expected, dim=0) > 0.95
+    layer = packed.model.model.layers[0].mlp.up_proj.weight
+    assert layer.dtype in (torch.int8, torch.uint8)
+    assert layer.numel() * layer.element_size() * (8 if bits == "4bit" else 4) == (
+        whole.model.model.layers[0].mlp.up_proj.weight.nbytes
+    )
+    assert packed.model.lm_head.weight.dtype == torch.float32
+    assert not any(p.requires_grad for p in packed.model.parameters())

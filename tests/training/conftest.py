@@ -98,6 +98,7 @@ def make_trial(backbone_folder: Path, data_root: Path) -> Any:
             adapter = {"r": 3, "target_modules": ["q_proj", "down_proj"], "dropout": 0.1}
         config = scale_defaults("tiny")
         config["backbone"]["name"] = f"hub:{backbone_folder}"
+        config["backbone"] |= sections.get("backbone", {})
         config["adapter"] |= {"method": "frozen"} if adapter is None else adapter
         config["train"] |= {
             "batch_size": 8,

@@ -163,3 +163,14 @@ def test_memory_is_what_a_gpu_needed() -> None:
     held = of.trained_bytes + 4 * 512 * (of.kept_bytes + of.logits_bytes)
     assert held / 2**30 == pytest.approx(14.1, rel=0.15)
     assert of.weight_bytes / 2**30 == pytest.approx(14.96, abs=0.01)
+
+
+@pytest.mark.parametrize(("bits", "gib"), [("8bit", 8.5), ("4bit", 5.3)])
+def test_packed_weights_take_less(bits: str, gib: float) -> None:
+    """Of LLaMA-3-8B: 6.98 billion weights are packed, embeddings and output layer are not."""
+    model = backbones.architecture("llama-3-8b").requires_grad_(False)
+    frozen = {"adapter": {"method": "frozen"}, "train": {"dtype": "bfloat16"}}
+    of = of_model(model, {**frozen, "backbone": {"quantization": bits}})
+    assert of.weight_bytes / 2**30 == pytest.approx(gib, abs=0.1)
+    whole = of_model(model, frozen)
+    assert whole.read_bytes - of.read_bytes == whole.weight_bytes - of.weight_bytes > 0

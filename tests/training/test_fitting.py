@@ -576,3 +576,22 @@ def test_every_step_is_taken_under_these_settings(
     fit(make_trial(train={"max_steps": 2}), tmp_path, data_root=data_root)
     assert taken == [True, True]
     assert not inside
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_a_trial_on_packed_weights_trains_and_says_by_what(
+    bits: str, make_trial: Any, data_root: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    plain, packed = make_trial(), make_trial(backbone={"quantization": bits})
+    assert plain.key != packed.key
+    whole = fit(plain, tmp_path / "plain", data_root=data_root)
+    result = fit(packed, tmp_path / "packed", data_root=data_root)
+    assert result.parameters["trainable"] == whole.parameters["trainable"]
+    assert result.metrics["train/loss"] != whole.metrics["train/loss"]
+    assert result.metrics["train/loss"] == pytest.approx(whole.metrics["train/loss"], rel=0.1)
+    for part in result.parts.values():
+        assert part["bitsandbytes"]
+    assert all("bitsandbytes" not in part for part in whole.parts.values())
+    again = fit(packed, tmp_path / "again", data_root=data_root)
+    assert comparable(again) == comparable(result)

@@ -206,7 +206,7 @@ class _Scoring:
         planned = self._trial.identities
         data = planned.get("data", {})
         return {
-            **machine.of_process(scoring_code(self._trial.config)),
+            **stage.of_process(self._trial, scoring_code(self._trial.config)),
             "dtype": self._config["train"]["dtype"],
             "identities": {
                 **{name: planned.get(name) for name in ("backbone", "template")},

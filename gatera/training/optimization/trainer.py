@@ -35,7 +35,6 @@ from gatera.training.optimization import callbacks, checkpoints
 from gatera.training.optimization.checkpoints import TrainState
 from gatera.training.optimization.module import AdapterModule
 from gatera.training.optimization.rates import total_steps
-from gatera.training.provenance import machine
 from gatera.training.provenance.code import files_sha256, training_code
 from gatera.trial import Trained, Trial
 
@@ -288,7 +287,7 @@ class _Training:
         data = identities.get("data", {})
         bits = ("accumulation", "gradient_checkpointing", "checkpoint_every")
         return {
-            **machine.of_process(self._code),
+            **stage.of_process(self._trial, self._code),
             "dtype": train["dtype"],
             "loss_mask": train["loss_mask"],
             "identities": {
