@@ -27,7 +27,7 @@ def identity(hub_id: str) -> dict[str, str]:
     return {"hub": repository, "revision": revision}
 
 
-def load(hub_id: str, dtype: str, quantization: str) -> tuple[Any, Any]:
+def load(hub_id: str, dtype: str, quantization: str = "none") -> tuple[Any, Any]:
     """Return model and tokenizer of a hub id, `id@revision` or a local folder.
 
     Raises:

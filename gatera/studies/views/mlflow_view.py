@@ -283,7 +283,8 @@ class Tracker:
         run_id = run.info.run_id
         last = max(self._last_steps.get(run_id, {}).values(), default=0)
         is_new = run_id not in self._found
-        model = self._models and self._models.of(trial, run_id, is_new=is_new)
+        models = self._models
+        model = None if models is None else models.of(trial, run_id, is_new=is_new)
         points = self._points_left(run, numbers_of(result), last, model)
         if model is not None:
             points = [_of_model(point, model, trial) for point in points]

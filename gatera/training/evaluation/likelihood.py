@@ -96,7 +96,8 @@ def _in_parts(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tens
         targets: The tokens that should come next.
     """
     tokens = max(1, LOGITS_AT_ONCE // len(weight))
-    return _CrossEntropy.apply(hidden, weight, bias, targets, tokens)  # type: ignore[no-any-return]
+    loss: Tensor = _CrossEntropy.apply(hidden, weight, bias, targets, tokens)  # type: ignore[no-untyped-call]
+    return loss
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -129,7 +130,7 @@ class _CrossEntropy(torch.autograd.Function):
         return total / len(hidden)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, of_loss: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         found = None if gradient is None else gradient * (of_loss / ctx.tokens)
