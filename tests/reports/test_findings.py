@@ -90,7 +90,7 @@ def test_the_paper_on_another_model_is_set_beside_and_no_test(store, plan):
     said = starting(found_in(fill(store, plan), published="gatera_table5"), "The paper's")
     assert said == (
         "The paper's largest step, `hira` -0.81 to `gatera`, stands beside -20.00 [-22.48 to "
-        "-17.52] here; 1 of its 2 steps lie in our intervals. It was measured on LLaMA-3-8B: "
+        "-17.52] here; 1 of its 2 steps lies in our intervals. It was measured on LLaMA-3-8B: "
         "beside it, this is no test."
     )
     for word in ("confirm", "refut", "reproduc", "agree"):
@@ -100,7 +100,7 @@ def test_the_paper_on_another_model_is_set_beside_and_no_test(store, plan):
 def test_the_paper_on_its_own_model_is_compared(store, plan, monkeypatch):
     monkeypatch.setattr(agreement, "_incomparable", lambda published, record: None)
     said = starting(found_in(fill(store, plan), published="gatera_table5"), "The paper's")
-    assert said.endswith("; 1 of its 2 steps lie in our intervals.")
+    assert said.endswith("; 1 of its 2 steps lies in our intervals.")
 
 
 def test_many_differences_that_are_not_resolved_are_a_range(store, plan):

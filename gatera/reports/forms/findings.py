@@ -205,11 +205,11 @@ def _published(table: Table) -> Iterator[str]:
     row, found = max(beside, key=lambda each: abs(each[0].step or 0.0))
     assert found.comparison is not None
     inside = sum(bool(each.step_inside) for each, _ in beside)
+    lie = "lies in our intervals" if inside == 1 else "lie in our intervals"
     said = (
         f"The paper's largest step, `{row.variant}` {points_of(row.step or 0.0)} to "
         f"`{table.record.reference}`, stands beside {points_of(found.comparison.difference.mean)} "
-        f"[{_interval(found.comparison)}] here; {inside} of its {len(beside)} steps lie in our "
-        "intervals"
+        f"[{_interval(found.comparison)}] here; {inside} of its {len(beside)} steps {lie}"
     )
     if table.paper.incomparable is None:
         yield f"{said}."
@@ -233,7 +233,8 @@ def _noise(table: Table) -> Iterator[str]:
     apart, least, most = (100 * 2 / math.sqrt(math.pi) * each for each in (sd, low, high))
     steps = [abs(r.step) for r in (table.paper.rows if table.paper else ()) if r.step is not None]
     smaller = sum(100 * step < apart for step in steps)
-    published = f"; {smaller} of the {len(steps)} published steps are smaller" if steps else ""
+    are = "is" if smaller == 1 else "are"
+    published = f"; {smaller} of the {len(steps)} published steps {are} smaller" if steps else ""
     yield (
         f"Noise: two runs of `{row.variant}` that differ by seed alone lie {apart:.2f} "
         f"{_unit(table)} apart on average (95 % interval {least:.2f} to {most:.2f}){published}."
