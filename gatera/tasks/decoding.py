@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from gatera.tasks.beginnings import beginning_of
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -27,6 +29,8 @@ def generate(
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     known: Mapping[int, str] = MappingProxyType({}),
+    *,
+    begins_once: bool = False,
 ) -> Iterator[dict[int, str]]:
     """Yield position in `prompts` -> generated text, a batch at a time.
 
@@ -40,28 +44,46 @@ def generate(
         prompts: Token ids of each prompt.
         decoding: Beams, batch size and the limit of new tokens.
         known: Texts by position; a batch that is known whole is passed over.
+        begins_once: Whether what all prompts begin with may be read once, as `beginning_of` says.
     """
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     pad = padding_token(tokenizer)
     settings = _generation_config(tokenizer, pad, decoding)
+    # Of all prompts, known or not: what is computed does not depend on how far another came.
+    beginning = beginning_of(model, prompts) if begins_once else None
     for start in range(0, len(order), decoding.batch_size):
         chosen = order[start : start + decoding.batch_size]
         if all(index in known for index in chosen):
             continue
-        ids, mask = left_padded([prompts[index] for index in chosen], pad)
+        begun = () if beginning is None else beginning.tokens
+        ids, mask = left_padded([prompts[index] for index in chosen], pad, begun)
         ids, mask = ids.to(model.device), mask.to(model.device)
+        cache = None if beginning is None else beginning.cache(len(chosen) * decoding.beams)
         with torch.no_grad():
-            output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                generation_config=settings,
+            )
         new_tokens = output[:, ids.shape[1] :].tolist()
         texts = tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
         yield dict(zip(chosen, texts, strict=True))
 
 
-def left_padded(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Return ids and attention mask, both (len(sequences), longest), padded on the left."""
-    longest = max(len(sequence) for sequence in sequences)
-    ids = [[pad] * (longest - len(sequence)) + list(sequence) for sequence in sequences]
-    mask = [[0] * (longest - len(sequence)) + [1] * len(sequence) for sequence in sequences]
+def left_padded(
+    sequences: Sequence[Sequence[int]], pad: int, begun: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
+    """Return ids and attention mask, both (len(sequences), longest), padded on the left.
+
+    Where all have `begun` alike, the padding stands behind that.
+    """
+    longest, first, n = max(len(sequence) for sequence in sequences), list(begun), len(begun)
+    ids, mask = [], []
+    for sequence in sequences:
+        padding = longest - len(sequence)
+        ids.append([*first, *[pad] * padding, *sequence[n:]])
+        mask.append([1] * n + [0] * padding + [1] * (len(sequence) - n))
     return torch.tensor(ids), torch.tensor(mask)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from gatera.tasks.beginnings import beginning_of
 from gatera.tasks.decoding import Decoding, generate, left_padded
 
 EOS, PAD = 1, 2
@@ -93,3 +95,64 @@ def test_a_batch_that_is_known_whole_is_not_generated_again(model):
     assert rest == others
     half = dict(list(first.items())[:1])
     assert list(generate(model, Tokenizer(), PROMPTS, decoding, known=half)) == batches
+
+
+COMMON = [(7 * n) % 10 + 3 for n in range(20)]
+BEGUN = [[*COMMON, *prompt] for prompt in PROMPTS]
+
+
+@pytest.fixture
+def tokens_read(model: Any) -> Iterator[list[int]]:
+    """How many tokens each pass of the model had, padding included."""
+    seen: list[int] = []
+    hook = model.model.embed_tokens.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0].numel())
+    )
+    yield seen
+    hook.remove()
+
+
+def test_what_all_prompts_begin_with_is_read_once(model: Any, tokens_read: list[int]) -> None:
+    decoding = Decoding(7, batch_size=4)
+    found = texts_of(generate(model, Tokenizer(), BEGUN, decoding, begins_once=True))
+    assert tokens_read[0] == 20
+    assert tokens_read[1] == 4 * 5  # the longest of the first batch has five tokens of its own
+    apart = sum(tokens_read)
+    tokens_read.clear()
+    whole = texts_of(generate(model, Tokenizer(), BEGUN, decoding))
+    assert sum(tokens_read) - apart == 20 * len(BEGUN) - 20
+    assert found == whole
+    for place, prompt in enumerate(BEGUN):
+        assert found[place].split() == [str(i) for i in greedy(model, prompt, 7) if i != PAD]
+
+
+def test_beams_go_on_from_a_common_beginning(model: Any) -> None:
+    decoding = Decoding(5, beams=3, batch_size=4)
+    found = texts_of(generate(model, Tokenizer(), BEGUN, decoding, begins_once=True))
+    assert found == texts_of(generate(model, Tokenizer(), BEGUN, decoding))
+    assert found != texts_of(generate(model, Tokenizer(), BEGUN, Decoding(5, batch_size=4)))
+
+
+def test_the_rest_of_a_generation_is_that_of_the_whole(model: Any) -> None:
+    decoding = Decoding(5, batch_size=2)
+    batches = list(generate(model, Tokenizer(), BEGUN, decoding, begins_once=True))
+    rest = generate(model, Tokenizer(), BEGUN, decoding, known=batches[0], begins_once=True)
+    assert list(rest) == batches[1:]
+
+
+@pytest.mark.parametrize(
+    ("sequences", "length"),
+    [
+        ([[*COMMON, 3], [*COMMON, 4, 5]], 20),
+        ([[*COMMON, 3], [*COMMON, 3]], 20),  # each keeps a token of its own
+        ([COMMON, [*COMMON, 3]], 19),
+        ([[*COMMON[:15], 3], [*COMMON[:15], 4]], None),  # too short to be worth it
+        ([[*COMMON, 3]], None),
+        ([], None),
+    ],
+)
+def test_a_common_beginning_leaves_each_a_token(
+    model: Any, sequences: list[list[int]], length: int | None
+) -> None:
+    found = beginning_of(model, sequences)
+    assert (None if found is None else len(found.tokens)) == length

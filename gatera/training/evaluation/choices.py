@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gatera.tasks.beginnings import Beginning, beginning_of
 from gatera.tasks.decoding import padding_token
 from gatera.training.data import Encoded
 
@@ -67,7 +68,7 @@ def _common(responses: Sequence[tuple[int, ...]]) -> int:
 
 
 def may_pack(model: Any, gate: str | None) -> bool:
-    """Return whether options may stand side by side in a row.
+    """Return whether options may stand side by side in a row, and what is common be read once.
 
     They may where the model takes a mask of four dimensions as it is, and no gate reads the tokens
     before; else each option has a row of its own.
@@ -105,16 +106,18 @@ def log_likelihoods(
     """
     order = sorted(choices, key=lambda place: (-_length(choices[place]), place))
     pad = padding_token(tokenizer)
+    shared = [choice.shared for choice in choices.values()]
+    beginning = beginning_of(model, shared) if packs else None
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
         if all(place in known for place in places):
             continue
         batch = [choices[place] for place in places]
         if packs:
-            found = _of_rows(model, batch, pad)
+            found = _of_rows(model, batch, pad, beginning)
         else:
             alone = [Choice(each.shared, (rest,)) for each in batch for rest in each.rests]
-            values = iter(_of_rows(model, alone, pad))
+            values = iter(_of_rows(model, alone, pad, None))
             found = [[next(values)[0] for _ in each.rests] for each in batch]
         yield dict(zip(places, found, strict=True))
 
@@ -141,12 +144,17 @@ class _Rows:
     segments: np.ndarray  # (rows, tokens): _PADDING, _SHARED, or an option's number from 1
     positions: np.ndarray  # (rows, tokens)
     first: int  # the column in which options begin
+    begun: int = 0  # tokens before them, which all items share and the model has read
 
 
-def _of_rows(model: Any, batch: Sequence[Choice], pad: int) -> list[list[float]]:
+def _of_rows(
+    model: Any, batch: Sequence[Choice], pad: int, beginning: Beginning | None
+) -> list[list[float]]:
     """Return each option's log-likelihood, by item."""
-    rows = _rows(batch, pad)
-    logits = _logits(model, rows)  # (rows, tokens from `first` - 1 on, vocabulary)
+    begun = 0 if beginning is None else len(beginning.tokens)
+    rows = _rows([Choice(each.shared[begun:], each.rests) for each in batch], pad, begun)
+    logits = _logits(model, rows, None if beginning is None else beginning.cache(len(batch)))
+    # They are (rows, tokens from `first` - 1 on, vocabulary)
     where: list[tuple[int, int, int]] = []  # (row, column that predicts it, token)
     lengths = []
     for row, choice in enumerate(batch):
@@ -163,7 +171,7 @@ def _of_rows(model: Any, batch: Sequence[Choice], pad: int) -> list[list[float]]
     return [[next(sums) for _ in choice.rests] for choice in batch]
 
 
-def _logits(model: Any, rows: _Rows) -> Tensor:
+def _logits(model: Any, rows: _Rows, cache: Any) -> Tensor:
     device = model.device
     kept = rows.ids.shape[1] - rows.first + 1
     with torch.no_grad():
@@ -172,13 +180,14 @@ def _logits(model: Any, rows: _Rows) -> Tensor:
             attention_mask=torch.from_numpy(_mask(rows)).to(device),
             position_ids=torch.from_numpy(rows.positions).to(device),
             logits_to_keep=kept,
-            use_cache=False,
+            past_key_values=cache,
+            use_cache=cache is not None,
         )
     logits: Tensor = output.logits[:, -kept:]
     return logits
 
 
-def _rows(batch: Sequence[Choice], pad: int) -> _Rows:
+def _rows(batch: Sequence[Choice], pad: int, begun: int) -> _Rows:
     """Return the tokens that a pass is fed: of each option all but the last."""
     first = max(len(choice.shared) for choice in batch)
     width = first + max(sum(len(rest) - 1 for rest in choice.rests) for choice in batch)
@@ -189,29 +198,30 @@ def _rows(batch: Sequence[Choice], pad: int) -> _Rows:
         length = len(choice.shared)
         ids[row, first - length : first] = choice.shared
         segments[row, first - length : first] = _SHARED
-        positions[row, first - length : first] = np.arange(length)
+        positions[row, first - length : first] = np.arange(begun, begun + length)
         start = first
         for number, rest in enumerate(choice.rests, start=1):
             end = start + len(rest) - 1
             ids[row, start:end] = rest[:-1]
             segments[row, start:end] = number
-            positions[row, start:end] = np.arange(length, length + end - start)
+            positions[row, start:end] = begun + np.arange(length, length + end - start)
             start = end
-    return _Rows(ids, segments, positions, first)
+    return _Rows(ids, segments, positions, first, begun)
 
 
 def _mask(rows: _Rows) -> np.ndarray:
     """Return what each token attends to: two-dimensional where a row is one plain sequence.
 
     Else (rows, 1, queries, keys), True where a token sees another: what stands before it in the
-    prompt or in its own option. Padding sees itself, since a token that sees none has no output.
+    prompt or in its own option, and what all items begin with. Padding sees itself, since a token
+    that sees none has no output.
     """
     if rows.segments.max() <= 1:
-        plain: np.ndarray = (rows.segments != _PADDING).astype(np.int64)
-        return plain
+        plain = (rows.segments != _PADDING).astype(np.int64)
+        return np.pad(plain, ((0, 0), (rows.begun, 0)), constant_values=1)
     keys, queries = rows.segments[:, None, :], rows.segments[:, :, None]
     columns = np.arange(rows.segments.shape[1])
     before = columns[None, :] <= columns[:, None]
     seen = before & (keys != _PADDING) & ((keys == _SHARED) | (keys == queries))
-    mask: np.ndarray = (seen | (columns[None, :] == columns[:, None]))[:, None]
-    return mask
+    mask = (seen | (columns[None, :] == columns[:, None]))[:, None]
+    return np.pad(mask, ((0, 0), (0, 0), (0, 0), (rows.begun, 0)), constant_values=True)

@@ -47,7 +47,8 @@ class Answering:
     decoding: Decoding
     chooses: bool  # whether an item with options is answered by the one that is likeliest
     weighs: bool  # whether the options are weighed where the answer is generated, too
-    packs: bool  # whether options may stand side by side, as `may_pack` says
+    # Whether options may stand side by side, and a common beginning be read once: see `may_pack`.
+    packs: bool
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def answer(
     written = [n for n in range(len(questions)) if not (how.chooses and n in likelihoods)]
     prompts = [questions.encoded.prompt(place) for place in written]
     done = {n: texts[place] for n, place in enumerate(written) if place in texts}
-    for generated in generate(model, tokenizer, prompts, how.decoding, done):
+    for generated in generate(model, tokenizer, prompts, how.decoding, done, begins_once=how.packs):
         outputs = {written[n]: text for n, text in generated.items()}
         texts |= outputs
         on_batch(Known(outputs))

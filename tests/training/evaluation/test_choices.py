@@ -12,6 +12,7 @@ import torch
 from gatera import backbones
 from gatera.adapter.gates import GATES
 from gatera.errors import InputError
+from gatera.tasks import beginnings
 from gatera.tasks.example import Example
 from gatera.training.adapting import attach
 from gatera.training.data import encode
@@ -114,3 +115,22 @@ def test_the_right_option_is_weighed_against_the_others() -> None:
     far = choices.right_log_probability([-2000.0, -1000.0], 0)  # no underflow
     assert far == pytest.approx(-1000.0)
     assert choices.right_log_probability([-5.0], 0) == 0.0
+
+
+def test_what_all_items_begin_with_is_read_once(backbone: Any) -> None:
+    model, tokenizer = adapted(backbone, "token"), backbone.tokenizer
+    encoded = encode(EXAMPLES, tokenizer, "alpaca", None)
+    asked = choices.encode_choices(OPTIONS, encoded, tokenizer)
+    seen: list[int] = []
+    embeddings = model.get_input_embeddings()
+    embeddings.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].shape[1]))
+    list(log_likelihoods(model, tokenizer, asked, 2, packs=True))
+    begun = seen[0]
+    assert begun >= beginnings.LEAST_TOKENS
+    prompts = [encoded.prompt(place) for place in asked]
+    assert len({tuple(prompt[:begun]) for prompt in prompts}) == 1
+    assert len({tuple(prompt[: begun + 1]) for prompt in prompts}) > 1
+    apart, seen[:] = seen[1:], []
+    list(log_likelihoods(model, tokenizer, asked, 2, packs=False))
+    assert max(apart) + begun <= max(seen) + sum(len(each) for each in asked[3].rests)
+    assert min(seen) > begun  # where each option has a row of its own, all is read
