@@ -13,6 +13,8 @@ from transformers import GenerationConfig
 
 from gatera.tasks.beginnings import beginning_of
 
+_MOST_TIMES = 4  # as many prompts at once as of the longest
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -20,7 +22,7 @@ class Decoding:
 
     max_new_tokens: int
     beams: int = 1  # 1 is greedy decoding
-    batch_size: int = 64  # prompts generated for at once
+    batch_size: int = 64  # prompts generated for at once, of the longest; more of shorter ones
 
 
 def generate(
@@ -51,8 +53,8 @@ def generate(
     settings = _generation_config(tokenizer, pad, decoding)
     # Of all prompts, known or not: what is computed does not depend on how far another came.
     beginning = beginning_of(model, prompts) if begins_once else None
-    for start in range(0, len(order), decoding.batch_size):
-        chosen = order[start : start + decoding.batch_size]
+    costs = [len(prompt) + decoding.max_new_tokens for prompt in prompts]
+    for chosen in _batches(order, costs, decoding.batch_size):
         if all(index in known for index in chosen):
             continue
         begun = () if beginning is None else beginning.tokens
@@ -69,6 +71,22 @@ def generate(
         new_tokens = output[:, ids.shape[1] :].tolist()
         texts = tokenizer.batch_decode(new_tokens, skip_special_tokens=True)
         yield dict(zip(chosen, texts, strict=True))
+
+
+def _batches(order: list[int], costs: Sequence[int], at_once: int) -> Iterator[list[int]]:
+    """Yield parts of `order` that need no more memory than the first: `at_once` of the dearest.
+
+    Args:
+        order: Positions, the dearest first.
+        costs: Tokens of each position, prompt and answer.
+        at_once: How many of the dearest make a part; of cheaper ones up to `_MOST_TIMES` as many.
+    """
+    start = 0
+    while start < len(order):
+        fitting = at_once * costs[order[0]] // costs[order[start]]
+        stop = start + min(fitting, _MOST_TIMES * at_once)
+        yield order[start:stop]
+        start = stop
 
 
 def left_padded(

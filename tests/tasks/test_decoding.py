@@ -156,3 +156,13 @@ def test_a_common_beginning_leaves_each_a_token(
 ) -> None:
     found = beginning_of(model, sequences)
     assert (None if found is None else len(found.tokens)) == length
+
+
+def test_of_shorter_prompts_more_are_answered_at_once(model: Any) -> None:
+    prompts = [[3] * length for length in (20, 18, 12, 12, 7, 7, *[2] * 40)]
+    sizes = [
+        len(batch) for batch in generate(model, Tokenizer(), prompts, Decoding(2, batch_size=2))
+    ]
+    # A batch may have 2 x (20 + 2) tokens, and at most four times as many prompts as the first.
+    assert sizes == [2, 3, 4, 8, 8, 8, 8, 5]
+    assert sum(sizes) == len(prompts)
