@@ -242,12 +242,13 @@ _TEMPLATE, _NEW_TOKENS = "alpaca", 8  # those of the embedded scale
 def _by_framework(model: Any, tokenizer: Any, items: Sequence[Any], at_once: int) -> Answers:
     from gatera.tasks.decoding import Decoding
     from gatera.training.data import encode
+    from gatera.training.evaluation.choices import may_pack
     from gatera.training.evaluation.scoring import Answering, Questions, answer
 
     encoded = encode([item.example for item in items], tokenizer, _TEMPLATE, None)
     questions = Questions(list(items), list(range(len(items))), encoded)
     decoding = Decoding(_NEW_TOKENS, 1, at_once)
-    how = Answering(decoding, chooses=False, weighs=False, packs=False)
+    how = Answering(decoding, chooses=False, weighs=False, packs=may_pack(model, "token"))
     predictions = answer(model, tokenizer, questions, how)
     return [(each.output, each.extracted) for each in predictions]
 
