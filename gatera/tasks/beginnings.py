@@ -41,8 +41,9 @@ def beginning_of(model: Any, sequences: Collection[Sequence[int]]) -> Beginning 
     """
     if len(sequences) < 2:
         return None
-    first, last = min(sequences), max(sequences)  # all others lie between: they begin so too
-    shortest = min(len(sequence) for sequence in sequences) - 1
+    ordered = [tuple(sequence) for sequence in sequences]
+    first, last = min(ordered), max(ordered)  # all others lie between: they begin so too
+    shortest = min(len(sequence) for sequence in ordered) - 1
     pairs = zip(first[:shortest], last[:shortest], strict=False)
     alike = next((n for n, (a, b) in enumerate(pairs) if a != b), shortest)
     return Beginning(model, first[:alike]) if alike >= LEAST_TOKENS else None
