@@ -47,7 +47,13 @@ class Projector(threading.Thread):
     """
 
     def __init__(
-        self, store: Store, plan: Plan, uri: str | None, max_attempts: int | None, *, models: bool
+        self,
+        store: Store,
+        plan: Plan,
+        uri: str | None,
+        max_attempts: int | None,
+        *,
+        models: bool = True,
     ) -> None:
         super().__init__(name="projector", daemon=True)
         self.warnings: list[str] = []
