@@ -264,9 +264,9 @@ def told(tracked, plan, tmp_path, monkeypatch):
     asked = []
     original = mlflow_view.Tracker.__init__
 
-    def noting(tracker, *arguments):
+    def noting(tracker, *arguments, **keywords):
         asked.append(1)
-        original(tracker, *arguments)
+        original(tracker, *arguments, **keywords)
 
     monkeypatch.setattr(mlflow_view.Tracker, "__init__", noting)
 
