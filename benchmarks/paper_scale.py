@@ -39,7 +39,7 @@ def cost_of(study: str) -> Cost:
     return Cost(
         study,
         len(planned.answer["trials"]),
-        0 if tuning is None else int(tuning["total"]),
+        0 if tuning is None else int(tuning["counts"]["planned"]),
         None if gpu is None else float(gpu["hours"]),
         None if gpu is None else float(gpu["memory_gib"]),
         "—" if gpu is None else f"{longest}, {of_rows[longest]:.1f} h",

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 from pathlib import Path
 
-from gatera.settings import SCALES
+from gatera.settings import KEEPS, SCALES
 
 Parser = argparse.ArgumentParser
 
@@ -95,8 +95,8 @@ def add_keep(parser: Parser) -> None:
     """Which adapters stay in the store."""
     parser.add_argument(
         "--keep",
-        choices=("all", "best", "none"),
-        default="all",
+        choices=KEEPS,
+        default=KEEPS[0],
         help="adapters that stay once they are scored: all (the default), of each row the best "
         "on validation, or none; results stay",
     )

@@ -37,6 +37,7 @@ from gatera.errors import InputError
 SCALES = ("tiny", "small", "paper")
 Dtype = Literal["float32", "bfloat16"]
 Quantization = Literal["none", "8bit", "4bit"]
+KEEPS = ("all", "best", "none")  # which adapters stay in a store
 
 _TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 BENCHMARKS = (

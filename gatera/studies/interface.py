@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gatera.errors import InputError
+from gatera.settings import KEEPS
 from gatera.studies.asking import STORE, Asked
 from gatera.studies.gate_reading import Gates, gates
 from gatera.studies.reported import Report
@@ -195,7 +196,6 @@ def run(
     """
     from gatera.studies.running.carried_out import carry_out, closing_lines
     from gatera.studies.running.supervisor import RunOptions
-    from gatera.studies.store.cleaning import KEEPS
 
     if keep not in KEEPS:
         raise InputError(f"keep={keep!r}; it is one of {', '.join(KEEPS)}.")

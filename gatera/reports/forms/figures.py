@@ -163,14 +163,22 @@ def draw_cost(
                 place, 100 * (row.average or 0.0), yerr=error, label=row.variant, **drawn
             )
     sizes = [float(row.trainable or 0) for row in rows]
-    _count(panels[0], by_factors=max(sizes) / min(sizes) > _WIDE)
+    by_factors = max(sizes) / min(sizes) > _WIDE
+    _count(panels[0], by_factors=by_factors)
+    if not by_factors:
+        _from_nothing(panels[0], max(sizes))
     panels[0].set_xlabel("trainable parameters")
     panels[0].set_ylabel(axis)
     if timed:
-        panels[1].set_xlim(left=0)
+        _from_nothing(panels[1], max(row.seconds or 0.0 for row in rows))
         panels[1].set_xlabel("time of a trial, s (training and scoring)")
     _legend_outside(panels[-1])
     return figure
+
+
+def _from_nothing(axes: Axes, most: float) -> None:
+    """Begin an axis at 0, so that a hundredth more does not look like twice as much."""
+    axes.set_xlim(0, 1.05 * most)  # the last marker is whole
 
 
 def _count(axes: Axes, *, by_factors: bool) -> None:
@@ -180,8 +188,6 @@ def _count(axes: Axes, *, by_factors: bool) -> None:
     if by_factors:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
-    else:
-        axes.set_xlim(left=0)  # so that a hundredth more does not look like twice as much
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if by_factors else MaxNLocator(4))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 

@@ -48,15 +48,15 @@ _CUT: Mapping[str, Json] = {
 
 @dataclass(frozen=True)
 class RowTimes:
-    """What a row took, in seconds, and what one of its trials would."""
+    """What a row took, and what one of its trials would."""
 
     variant: str
-    step: float | None  # None where the row trains nothing of its own
-    validation: float | None
-    item: float
-    start: float
+    step_seconds: float | None  # None where the row trains nothing of its own
+    validation_seconds: float | None  # of one validation
+    item_seconds: float  # of a test item
+    start_seconds: float  # what does not grow with the study
     peak_memory_bytes: int
-    trial: float  # a whole one
+    trial_seconds: float  # of a whole one
     trials: int  # how many there are
 
 
@@ -75,11 +75,7 @@ class Rehearsal:
         """A line a row, with units in the names of the columns."""
         import pandas as pd
 
-        units = {"peak_memory_bytes": "peak_memory_bytes", "variant": "variant", "trials": "trials"}
-        found = [dataclasses.asdict(each) for each in self.times]
-        return pd.DataFrame(
-            [{units.get(name, f"{name}_seconds"): v for name, v in row.items()} for row in found]
-        )
+        return pd.DataFrame([dataclasses.asdict(each) for each in self.times])
 
     @property
     def text(self) -> str:
@@ -108,11 +104,11 @@ class Rehearsal:
 def _cells(row: RowTimes) -> tuple[str, ...]:
     return (
         row.variant,
-        _seconds(row.step),
-        _seconds(row.validation),
-        _seconds(row.item),
+        _seconds(row.step_seconds),
+        _seconds(row.validation_seconds),
+        _seconds(row.item_seconds),
         f"{row.peak_memory_bytes / 2**20:,.0f} MiB",
-        duration(row.trial),
+        duration(row.trial_seconds),
         str(row.trials),
     )
 

@@ -23,8 +23,6 @@ from gatera.training.attempt_files import (
 )
 from gatera.trial import Trial, TrialResult
 
-KEEPS = ("all", "best", "none")  # what `surplus_adapters` understands
-
 _TEMPORARY = "tmp"
 _YOUNG_SECONDS = 600.0
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from gatera.training.logits import IGNORED, LOGITS_AT_ONCE
 
-# Output layers whose models cap or scale what they return: the loss needs their logits whole.
-_CHANGED_AFTERWARDS: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+# Whether a model returns what its output layer does: some cap or scale it. Found out once.
+_IS_RETURNED: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
 def token_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -56,7 +56,7 @@ def token_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
 def _frozen_head(model: Any) -> nn.Linear | None:
     """Return the output layer where it is a plain one that nothing trains."""
     head = model.get_output_embeddings()
-    if type(head) is not nn.Linear or head in _CHANGED_AFTERWARDS:
+    if type(head) is not nn.Linear or not _IS_RETURNED.get(head, True):
         return None
     return None if any(p.requires_grad for p in head.parameters()) else head
 
@@ -78,12 +78,12 @@ def _inputs_of(head: nn.Linear, model: Any, forward: dict[str, Any]) -> Tensor |
         logits = model(**forward).logits
     finally:
         hook.remove()
-    with torch.no_grad():
-        expected = functional.linear(read[-1][:, -1:], head.weight, head.bias)
-    if len(read) == 1 and torch.equal(logits, expected.to(logits.dtype)):
-        return read[0]
-    _CHANGED_AFTERWARDS.add(head)
-    return None
+    if head not in _IS_RETURNED:
+        with torch.no_grad():
+            expected = functional.linear(read[-1][:, -1:], head.weight, head.bias)
+        same = torch.equal(logits, expected.to(logits.dtype))
+        _IS_RETURNED[head] = len(read) == 1 and same
+    return read[0] if _IS_RETURNED[head] else None
 
 
 def _in_parts(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:

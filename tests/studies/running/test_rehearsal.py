@@ -89,7 +89,7 @@ def test_the_whole_is_computed_from_what_was_measured(study, store):
         "static_gate": STARTED + 1000 * 0.75 + 4 * 4.0 + items * 0.25,
         "gatera": STARTED + 1000 * 1.0 + 4 * 4.0 + items * 0.25,
     }
-    assert {each.variant: each.trial for each in told.times} == pytest.approx(trial)
+    assert {each.variant: each.trial_seconds for each in told.times} == pytest.approx(trial)
     assert {each.variant: each.trials for each in told.times} == {
         "frozen": 1,
         "hira": 3,
@@ -99,8 +99,10 @@ def test_the_whole_is_computed_from_what_was_measured(study, store):
     whole = trial["frozen"] + 3 * sum(s for name, s in trial.items() if name != "frozen")
     assert told.seconds == pytest.approx(whole)
     row = next(each for each in told.times if each.variant == "hira")
-    assert (row.step, row.validation, row.item) == pytest.approx((0.5, 2.0, 0.125))
-    assert row.start == pytest.approx(STARTED)
+    assert (row.step_seconds, row.validation_seconds, row.item_seconds) == pytest.approx(
+        (0.5, 2.0, 0.125)
+    )
+    assert row.start_seconds == pytest.approx(STARTED)
     lines = told.text.splitlines()
     assert lines[0].startswith("rehearsal of made_up.tiny")
     assert "512 MiB" in told.text
@@ -150,12 +152,34 @@ def test_a_real_rehearsal_measures_each_row_once(tmp_path, monkeypatch, capsys):
     told = rehearse("ablation_table5", variants=("hira", "gatera"), tasks=("world_truth",))
     assert [each.variant for each in told.times] == ["frozen", "hira", "gatera"]
     for each in told.times:
-        assert 0 < each.item < each.trial
+        assert 0 < each.item_seconds < each.trial_seconds
         if each.variant != "frozen":
-            assert 0 < each.step < each.trial
+            assert 0 < each.step_seconds < each.trial_seconds
     assert f"{told.text}\n" == said.out
-    with capsys.disabled():
-        print(told.text)
     store = Store(tmp_path / "gatera-store-rehearsal")
     (plan_id,) = store.plan_ids()
     assert [store.claims.newest(trial.key) for trial in store.plan(plan_id).trials] == [1, 1, 1]
+
+
+def test_a_row_that_fails_is_told_and_the_others_are_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text(
+        "from gatera.adapter import Gate\n\n\n"
+        "class Broken(Gate):\n"
+        "    def logit(self, x, preceding):\n"
+        "        raise RuntimeError('a planted bug')\n"
+    )
+    (tmp_path / "planted.py").write_text(
+        "from gatera.studies import Study, Variant\n\n"
+        "STUDY = Study(\n"
+        "    variants=(\n"
+        "        Variant('broken', changes={'adapter.gate': 'broken.py:Broken'}),\n"
+        "        Variant('ungated', changes={'adapter.gate': 'none'}),\n"
+        "    ),\n"
+        "    reference='ungated',\n"
+        ")\n"
+    )
+    assert cli.main(["run", "planted.py", "--tasks", "world_truth", "--rehearse"]) == 3
+    said = capsys.readouterr()
+    assert "a planted bug" in said.err
+    assert [line.split()[0] for line in said.out.splitlines()[3:5]] == ["frozen", "ungated"]

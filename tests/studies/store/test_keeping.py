@@ -10,6 +10,7 @@ from made_up_work import run_here
 from mlflow.tracking import MlflowClient
 
 from gatera.errors import InputError
+from gatera.studies import run
 from gatera.studies.export import export_adapter
 from gatera.studies.planning.enumeration import Request, make_plan
 from gatera.studies.store.cleaning import removable, remove, surplus_adapters
@@ -99,3 +100,9 @@ def test_a_run_keeps_what_it_was_asked_to(tracked, plan, tmp_path, monkeypatch, 
     experiment = client.get_experiment_by_name(plan.study)
     models = client.search_logged_models([experiment.experiment_id])
     assert len(models) == (left if keep == "all" else 0)
+
+
+def test_another_word_is_refused(tmp_path):
+    with pytest.raises(InputError, match="keep='some'; it is one of all, best, none"):
+        run("ablation_table5", store=tmp_path / "store", keep="some")
+    assert not (tmp_path / "store").exists()
