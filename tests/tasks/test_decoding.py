@@ -166,3 +166,9 @@ def test_of_shorter_prompts_more_are_answered_at_once(model: Any) -> None:
     # A batch may have 2 x (20 + 2) tokens, and at most four times as many prompts as the first.
     assert sizes == [2, 3, 4, 8, 8, 8, 8, 5]
     assert sum(sizes) == len(prompts)
+
+
+def test_padding_stands_behind_what_all_begin_with() -> None:
+    ids, mask = left_padded([[3, 4, 5], [3, 4, 6, 7]], PAD, begun=[3, 4])
+    assert ids.tolist() == [[3, 4, PAD, 5], [3, 4, 6, 7]]
+    assert mask.tolist() == [[1, 1, 0, 1], [1, 1, 1, 1]]
