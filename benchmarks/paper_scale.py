@@ -62,8 +62,8 @@ def text(costs: list[Cost], price: float) -> str:
         *(_line(cost, price) for cost in costs),
         "",
         f"Together {sum(cost.hours or 0.0 for cost in known):,.0f} hours where no trial is shared. "
-        "In one store the trials that studies have in common run once, and it is less. A dash: the "
-        "size of the study's data is not known.",
+        "In one store the trials that studies have in common run once, and it is less. A dash: "
+        "nothing is tuned, or the size of the study's data is not known.",
         "",
         "Made by `python benchmarks/paper_scale.py`.",
     ]
